@@ -1,0 +1,41 @@
+"""`AsyncMemory` and `AsyncConversationMemory`: shared state for asyncio."""
+
+from typing import Unpack
+
+from remanence.aio.opening import AsyncOpened
+from remanence.engine import shared_async
+from remanence.faces.state import State
+from remanence.settings import Options, Settings
+
+
+class AsyncMemory(AsyncOpened[State], State):
+    """Shared state for asyncio: `await m.get("x")`, `await m.set("x", 1)`. See `Memory`."""
+
+    def __init__(
+        self,
+        redis_hostname: str | None = None,
+        redis_port: int | None = None,
+        redis_prefix: str | None = None,
+        **options: Unpack[Options],
+    ) -> None:
+        """As `Memory`: an argument wins over the environment; nothing is read here."""
+        settings = Settings.at(redis_hostname, redis_port, redis_prefix=redis_prefix, **options)
+        self._engine = shared_async(settings)
+        State.__init__(self, lambda: self._engine.gateway, settings)
+
+
+class AsyncConversationMemory(AsyncOpened[State], State):
+    """Shared state of one conversation, for asyncio. See `ConversationMemory`."""
+
+    def __init__(
+        self,
+        conversation_id: str,
+        redis_hostname: str | None = None,
+        redis_port: int | None = None,
+        redis_prefix: str | None = None,
+        **options: Unpack[Options],
+    ) -> None:
+        """As `ConversationMemory`."""
+        settings = Settings.at(redis_hostname, redis_port, redis_prefix=redis_prefix, **options)
+        self._engine = shared_async(settings)
+        State.__init__(self, lambda: self._engine.gateway, settings, conversation_id)

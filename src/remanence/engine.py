@@ -1,0 +1,269 @@
+"""Opens everything, closes everything: one engine per process and deployment, shared by its faces.
+
+An engine belongs to the process that opened it. After a fork the child opens its own: the parent's
+connections and files are left alone.
+"""
+
+import atexit
+import hashlib
+import os
+import threading
+from asyncio import AbstractEventLoop, get_running_loop
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from remanence import events
+from remanence.errors import InvalidSetting
+from remanence.protocols import Gateway, Runtime, Status
+from remanence.runtime.asynchronous import AsyncRuntime
+from remanence.runtime.blocking import BlockingRuntime, run
+from remanence.settings import Settings
+from remanence.stores.direct import DirectStore
+from remanence.stores.memory import MemoryStore
+from remanence.stores.redis import RedisStore
+from remanence.stores.resilient import ResilientStore
+from remanence.stores.shelf import Shelf
+from remanence.stores.sqlite import SQLiteStore
+from remanence.wire.keys import Keyspace, tag
+from remanence.wire.redis import Address, async_connect, blocking_connect
+
+_left_to_parent: list[Any] = []
+"""What a forked child inherited and must neither use nor close."""
+
+
+class Engine:
+    """The parts behind faces of one deployment, opened with the first call that needs them."""
+
+    def __init__(self, settings: Settings) -> None:
+        """Checks the settings that need no server. Raises `InvalidSetting`."""
+        self.settings = settings
+        self.events = events.Events()
+        self._pid = os.getpid()
+        self._lock = threading.Lock()
+        self._address = _address(settings) if settings.backend == "redis" else None
+        self._memory: MemoryStore | None = None
+        self._closed = False
+
+    @property
+    def place(self) -> str:
+        """Where memories live, for people: host:port/db, the file, or "memory"."""
+        if self._address:
+            return self._address.name
+        return str(self._file()) if self.settings.backend == "sqlite" else "memory"
+
+    def observe(self, observer: events.Observer) -> Callable[[], None]:
+        """Have `observer` called with each event, where it happens; returns what removes it."""
+        return self.events.observe(observer)
+
+    def _file(self) -> Path:
+        name = f"remanence-{tag(self.settings.namespace)}.db" if self.settings.namespace else "remanence.db"
+        return self.settings.folder / name
+
+    def _open(self, runtime: Runtime) -> Gateway:
+        settings = self.settings
+        if self._address is not None:
+            return self._open_redis(runtime)
+        if settings.backend == "sqlite":
+            file = self._file()
+            store = SQLiteStore(
+                file,
+                runtime.wall,
+                runtime.monotonic,
+                mutex=runtime.mutex(),
+                full=settings.durability == "full",
+                log_length=settings.log_length,
+                tombstone_ttl=settings.tombstone_ttl,
+            )
+            return DirectStore(store, runtime, settings, self.events, place=str(file), durable=True)
+        if self._memory is None:
+            self._memory = MemoryStore(runtime.wall, mutex=threading.RLock())
+        return DirectStore(self._memory, runtime, settings, self.events, place="volatile", durable=False)
+
+    def _open_redis(self, runtime: Runtime) -> Gateway:
+        settings, address = self.settings, self._address
+        assert address is not None  # only called with one
+        connect = async_connect(address) if isinstance(runtime, AsyncRuntime) else blocking_connect(address)
+        store = RedisStore(
+            connect,
+            runtime,
+            Keyspace(settings.namespace),
+            pool=settings.pool,
+            log_length=settings.log_length,
+            tombstone_ttl=settings.tombstone_ttl,
+            watermark_ttl=settings.watermark_ttl,
+        )
+        folder = None if settings.durability == "volatile" else journal_folder(settings, address.name)
+        return ResilientStore(store, Shelf(folder, runtime, settings, self.events), runtime, settings, self.events)
+
+
+class BlockingEngine(Engine):
+    """An engine for callers on plain threads."""
+
+    def __init__(self, settings: Settings) -> None:
+        """See `Engine`."""
+        super().__init__(settings)
+        self._gateway: Gateway | None = None
+
+    @property
+    def gateway(self) -> Gateway:
+        """The way to the store, opened once per process."""
+        found = self._gateway
+        if found is not None and self._pid == os.getpid():
+            return found
+        with self._lock:
+            if self._pid != os.getpid():
+                _left_to_parent.append(self._gateway)
+                _release_locks(self._gateway)
+                self._gateway, self._pid = None, os.getpid()
+            if self._gateway is None:
+                self._gateway = self._open(BlockingRuntime())
+            return self._gateway
+
+    def status(self) -> Status:
+        """Availability, pending writes, lag and counters, without asking the server."""
+        return run(self.gateway.status())
+
+    def flush(self, timeout: float = 1.0) -> bool:
+        """Wait until the store has every pending write; False after `timeout` seconds."""
+        return run(self.gateway.flush(timeout))
+
+    def close(self, timeout: float | None = None) -> None:
+        """Close what was opened; a later call opens anew."""
+        with self._lock:
+            found, self._gateway = self._gateway, None
+        if found is not None and self._pid == os.getpid():
+            run(found.close(timeout))
+
+
+class AsyncEngine(Engine):
+    """An engine for callers in asyncio loops: one gateway for each running loop."""
+
+    def __init__(self, settings: Settings) -> None:
+        """See `Engine`."""
+        super().__init__(settings)
+        self._gateways: dict[AbstractEventLoop, Gateway] = {}
+
+    @property
+    def gateway(self) -> Gateway:
+        """The way to the store from the running loop. Raises RuntimeError outside a loop."""
+        loop = get_running_loop()
+        found = self._gateways.get(loop)
+        if found is not None and self._pid == os.getpid():
+            return found
+        with self._lock:
+            if self._pid != os.getpid():
+                _left_to_parent.append(self._gateways)
+                for each in self._gateways.values():
+                    _release_locks(each)
+                self._gateways, self._pid = {}, os.getpid()
+            self._abandon_closed_loops()
+            found = self._gateways[loop] = self._open(AsyncRuntime())
+            return found
+
+    def _abandon_closed_loops(self) -> None:
+        """A loop that ended without closing us leaves its journal to the next one."""
+        for loop in [loop for loop in self._gateways if loop.is_closed()]:
+            gateway = self._gateways.pop(loop)
+            if isinstance(gateway, ResilientStore):
+                gateway.abandon()
+
+    async def status(self) -> Status:
+        """Availability, pending writes, lag and counters, without asking the server."""
+        return await self.gateway.status()
+
+    async def flush(self, timeout: float = 1.0) -> bool:
+        """Wait until the store has every pending write; False after `timeout` seconds."""
+        return await self.gateway.flush(timeout)
+
+    async def close(self, timeout: float | None = None) -> None:
+        """Close what the running loop opened."""
+        found = self._gateways.pop(get_running_loop(), None)
+        if found is not None:
+            await found.close(timeout)
+
+
+def _address(settings: Settings) -> Address:
+    tls = {"ca": settings.tls_ca, "cert": settings.tls_cert, "key": settings.tls_key}
+    if any(tls.values()) and not settings.url.startswith("rediss://"):
+        raise InvalidSetting("tls_ca, tls_cert and tls_key need a rediss:// url")
+    return Address(settings.url, connect_timeout=settings.connect_timeout, tls=tls)
+
+
+def journal_folder(settings: Settings, place: str) -> Path:
+    """The folder of the journals of one deployment and namespace."""
+    digest = hashlib.blake2b(f"{place} {settings.namespace}".encode(), digest_size=8).hexdigest()
+    return settings.folder / "journals" / digest
+
+
+def _release_locks(gateway: Gateway | None) -> None:
+    if isinstance(gateway, ResilientStore):
+        gateway.shelf.after_fork()
+
+
+# --- one engine for all faces of a deployment ---------------------------------------------------
+
+_shared: dict[tuple[type[Engine], Settings], Engine] = {}
+_users: dict[int, int] = {}
+_registry = threading.Lock()
+
+
+def shared_blocking(settings: Settings) -> BlockingEngine:
+    """The process's engine for these settings; `release` it when done."""
+    engine = _share(BlockingEngine, settings)
+    assert isinstance(engine, BlockingEngine)  # by its key
+    return engine
+
+
+def shared_async(settings: Settings) -> AsyncEngine:
+    """As `shared_blocking`, for asyncio."""
+    engine = _share(AsyncEngine, settings)
+    assert isinstance(engine, AsyncEngine)  # by its key
+    return engine
+
+
+def _share(kind: type[Engine], settings: Settings) -> Engine:
+    settings = settings.deployment()
+    with _registry:
+        engine = _shared.get((kind, settings))
+        if engine is None:
+            engine = _shared[kind, settings] = kind(settings)
+        _users[id(engine)] = _users.get(id(engine), 0) + 1
+        return engine
+
+
+def released(engine: Engine) -> bool:
+    """One user less; True when it was the last and the engine is to be closed."""
+    with _registry:
+        left = _users.get(id(engine), 0) - 1
+        if left > 0:
+            _users[id(engine)] = left
+            return False
+        _users.pop(id(engine), None)
+        for key in [key for key, each in _shared.items() if each is engine]:
+            del _shared[key]
+        return True
+
+
+@atexit.register
+def _close_all() -> None:
+    """At the interpreter's exit: let pending writes go out, no longer than the setting allows."""
+    with _registry:
+        engines = list(_shared.values())
+    for engine in engines:
+        if isinstance(engine, BlockingEngine):
+            engine.close()
+
+
+def _after_fork_in_child() -> None:
+    """The child's registry lock may have been held by a thread that does not exist here."""
+    global _registry
+    _registry = threading.Lock()
+    for engine in _shared.values():
+        engine._lock = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)
+
+__all__ = ["AsyncEngine", "BlockingEngine", "Engine", "released", "shared_async", "shared_blocking"]

@@ -1,0 +1,208 @@
+"""What happened inside, as frozen values in the past tense, and who hears it.
+
+One value serves every observer: logging, metrics, the command line, a test. Events carry counts,
+ages, key names and reasons, never a stored value or a secret.
+"""
+
+from collections.abc import Callable
+from typing import ClassVar
+
+import msgspec
+
+
+class Event(msgspec.Struct, frozen=True):
+    """Something that happened. `level` is a `logging` level name; `text` says it in one line."""
+
+    level: ClassVar[str] = "DEBUG"
+    text: ClassVar[str] = ""
+
+    def __str__(self) -> str:
+        return self.text.format(**{name: getattr(self, name) for name in self.__struct_fields__})
+
+
+class Journalled(Event, frozen=True):
+    """Writes reached the journal."""
+
+    text = "{count} write(s) journalled, {pending} pending"
+    count: int
+    pending: int
+
+
+class Applied(Event, frozen=True):
+    """The server applied a batch."""
+
+    text = "{count} write(s) applied in {seconds:.4f} s, {pending} pending"
+    count: int
+    seconds: float
+    pending: int
+
+
+class Replayed(Event, frozen=True):
+    """A backlog that had waited for the server reached it."""
+
+    level = "INFO"
+    text = "{count} waiting write(s) replayed in {seconds:.2f} s"
+    count: int
+    seconds: float
+
+
+class Rewound(Event, frozen=True):
+    """The server had forgotten acknowledged writes; they are being sent again."""
+
+    level = "WARNING"
+    text = "the server forgot {count} acknowledged write(s) of journal {lineage}: sending them again"
+    lineage: str
+    count: int
+
+
+class DataLost(Event, frozen=True):
+    """The server forgot writes that this journal no longer keeps."""
+
+    level = "ERROR"
+    text = "the server lost writes {first} to {last} of journal {lineage}, older than the journal keeps"
+    lineage: str
+    first: int
+    last: int
+
+
+class Forked(Event, frozen=True):
+    """Two copies of one journal wrote; the rows only this copy has go on under a new name."""
+
+    level = "WARNING"
+    text = "journal {lineage} was written by two copies: {count} write(s) continue as {successor}"
+    lineage: str
+    successor: str
+    count: int
+
+
+class WriteRejected(Event, frozen=True):
+    """A write had no effect: its base had changed, or its edit no longer fits the record."""
+
+    level = "WARNING"
+    text = "write to {key} rejected: {reason}"
+    key: str
+    op_id: str
+    reason: str
+
+
+class WriteStale(Event, frozen=True):
+    """A replayed write was older than what another process stored meanwhile."""
+
+    level = "WARNING"
+    text = "late write to {key} not applied: a newer one is stored"
+    key: str
+    op_id: str
+
+
+class DeadLettered(Event, frozen=True):
+    """A write that can never be applied was set aside with its reason."""
+
+    level = "ERROR"
+    text = "write to {key} set aside: {reason}"
+    key: str
+    op_id: str
+    reason: str
+
+
+class BecameUnavailable(Event, frozen=True):
+    """The server stopped answering; writes wait in the journal."""
+
+    level = "WARNING"
+    text = "server unavailable ({reason}): writes wait in the journal"
+    reason: str
+
+
+class BecameAvailable(Event, frozen=True):
+    """The server answers again."""
+
+    level = "INFO"
+    text = "server available after {seconds:.1f} s, {pending} write(s) to send"
+    seconds: float
+    pending: int
+
+
+class ConfigurationRefused(Event, frozen=True):
+    """The server refuses us until somebody changes a setting."""
+
+    level = "ERROR"
+    text = "server refuses: {reason}. {advice}"
+    reason: str
+    advice: str
+
+
+class JournalFilling(Event, frozen=True):
+    """The journal passed four fifths of its limit."""
+
+    level = "WARNING"
+    text = "journal holds {pending} pending write(s), {percent} % of its limit"
+    pending: int
+    percent: int
+
+
+class JournalSetAside(Event, frozen=True):
+    """A damaged journal file was renamed and a new one begun."""
+
+    level = "ERROR"
+    text = "journal {path} is damaged ({reason}); kept as {kept}, a new one was begun"
+    path: str
+    kept: str
+    reason: str
+
+
+class OrphanAdopted(Event, frozen=True):
+    """The journal of a process that ended is being sent by this one."""
+
+    level = "INFO"
+    text = "journal {path} of an ended process adopted: {pending} write(s) to send"
+    path: str
+    pending: int
+
+
+class RecordSkipped(Event, frozen=True):
+    """A stored entry that cannot be read was left out of an answer."""
+
+    level = "WARNING"
+    text = "entry {position} of {key} cannot be read and was skipped: {reason}"
+    key: str
+    position: int
+    reason: str
+
+
+class ServerAdvised(Event, frozen=True):
+    """The server's settings or version endanger what is stored."""
+
+    level = "WARNING"
+    text = "{advice}"
+    advice: str
+
+
+Observer = Callable[[Event], None]
+
+
+class Events:
+    """Tells every observer. One that raises is told no more, and nobody else notices."""
+
+    def __init__(self, observers: tuple[Observer, ...] = ()) -> None:
+        self._observers: tuple[Observer, ...] = observers
+        self.counters: dict[str, int] = {}
+
+    def __bool__(self) -> bool:
+        return bool(self._observers)
+
+    def observe(self, observer: Observer) -> Callable[[], None]:
+        """Have `observer` called with each event, on the thread it happens; returns its removal."""
+        self._observers = (*self._observers, observer)
+        return lambda: self._remove(observer)
+
+    def tell(self, event: Event, count: int = 1) -> None:
+        """Count the event and hand it to each observer."""
+        name = type(event).__name__
+        self.counters[name] = self.counters.get(name, 0) + count
+        for observer in self._observers:
+            try:
+                observer(event)
+            except Exception:  # an observer's fault must never reach a write
+                self._remove(observer)
+
+    def _remove(self, observer: Observer) -> None:
+        self._observers = tuple(each for each in self._observers if each is not observer)

@@ -1,0 +1,306 @@
+"""Shared state: named values that every process of a deployment sees (`Memory`, `ConversationMemory`).
+
+A value lives at `{prefix}{name}` as `{"value": …, "last_modified": ns}`. A change inside it travels as an
+edit with a path, applied to whatever the value is by then, so that no concurrent or offline change is lost.
+"""
+
+from collections.abc import AsyncIterator, Callable
+from datetime import timedelta
+from typing import Any, Final
+
+from remanence.errors import (
+    InvalidArgument,
+    Missing,
+    Rejected,
+    Unavailable,
+    UnavailableAttribute,
+)
+from remanence.faces.access import Face, ttl_ms
+from remanence.model import ABSENT, JSON, KEEP_TTL, Delete, Edit, Patch, Put, Reading, Receipt, Record, Touch
+from remanence.protocols import Fetch, Gateway, Lifetime
+from remanence.settings import Settings
+from remanence.stores.edits import edit
+from remanence.wire import codec
+from remanence.wire.keys import component, final, original
+
+_RAISE: Final = object()
+ATTEMPTS: Final = 1000
+"""How often `update` tries again before it gives up: far more than any honest contention needs."""
+
+
+class MissingAttribute(Missing, AttributeError):
+    """There is no value of that name."""
+
+
+class State(Face):
+    """Named values under one prefix, as coroutines. `AsyncMemory` and `Memory` are made of it."""
+
+    def __init__(
+        self, opener: Callable[[], Gateway], settings: Settings, conversation: str | None = None
+    ) -> None:
+        """Reads nothing. `conversation` puts every name under that id."""
+        super().__init__(opener, settings)
+        self._shared = conversation is None
+        limit = settings.key_bytes
+        self._prefix = final(settings.redis_prefix, "redis_prefix", limit=limit)
+        if conversation is not None:
+            self._prefix += component(conversation, "conversation_id", limit=limit) + ":"
+
+    def key_of(self, name: str) -> str:
+        """The key of a name's value, as `redis-cli` sees it in the default namespace."""
+        limit = max(1, self._settings.key_bytes - len(self._prefix.encode()))
+        part = component if self._shared else final
+        return self._prefix + part(name, "the name of a value", limit=limit)
+
+    def _name(self, key: str) -> str | None:
+        """The name behind a key; None for the keys of other faces under the same prefix."""
+        rest = key.removeprefix(self._prefix)
+        if not self._shared:
+            return rest
+        return None if ":" in rest else original(rest)
+
+    # --- whole values ---------------------------------------------------------------------------
+
+    async def get(self, name: str, default: Any = _RAISE) -> JSON:
+        """The value of `name`, `default` where there is none.
+
+        Without a default a missing name raises AttributeError. Raises `CorruptRecord` for a stored value
+        that cannot be read, and `Unavailable` where the server is away and the value is not known here.
+        """
+        record, _ = await self._record(name)
+        if record is None:
+            if default is _RAISE:
+                raise MissingAttribute(f"no value is stored under {name!r} ({self.key_of(name)})")
+            return default
+        return _value(record)
+
+    async def read(self, name: str) -> "Reading[JSON]":
+        """The value with where it came from and how old it may be. Raises as `get`."""
+        record, reading = await self._record(name)
+        if record is None:
+            raise MissingAttribute(f"no value is stored under {name!r} ({self.key_of(name)})")
+        return Reading(_value(record), reading.source, reading.as_of)
+
+    async def _record(self, name: str) -> "tuple[Record | None, Reading[Any]]":
+        try:
+            reading = (await self._tell(Fetch(self.key_of(name))))[0]
+        except Unavailable as error:
+            raise UnavailableAttribute(str(error)) from error
+        return reading.value, reading
+
+    async def set(self, name: str, value: JSON, *, ttl: float | timedelta | None = None) -> Receipt:
+        """Store `value`, replacing what was there; with `ttl` it lives that many seconds.
+
+        Raises `InvalidValue` (a TypeError) naming the path JSON cannot hold; nothing is stored then.
+        """
+        key = self.key_of(name)
+        return (await self._write(Put(key, self._body(name, value), ttl_ms(ttl))))[0]
+
+    def _body(self, name: str, value: JSON) -> bytes:
+        text = codec.encode(value, limit=self._settings.value_bytes, depth=self._settings.depth, path=name)
+        return codec.state_body(text, self._now())
+
+    def _now(self) -> int:
+        return int(self._opener().runtime.wall() * 1e9)
+
+    async def delete(self, name: str) -> None:
+        """Remove the value; a missing one raises AttributeError, as `del` of an attribute does."""
+        record, _ = await self._record(name)
+        if record is None:
+            raise MissingAttribute(f"no value is stored under {name!r} ({self.key_of(name)})")
+        await self._write(Delete(self.key_of(name)))
+
+    async def contains(self, name: str) -> bool:
+        """Whether a value is stored under `name`."""
+        record, _ = await self._record(name)
+        return record is not None
+
+    async def sync(self, name: str) -> None:
+        """Wait until this process's pending writes are in the store, at most the deadline."""
+        self.key_of(name)
+        await self._opener().flush(self._settings.deadline)
+
+    # --- changes that never lose another's ------------------------------------------------------
+
+    async def change(self, name: str, path: tuple[str | int, ...], verb: str, *args: Any) -> Any:
+        """Apply one edit inside the value (see `remanence.stores.edits.VERBS`) and return its result.
+
+        Raises `Rejected` with the reason where the edit does not fit the value as it is by then.
+        """
+        return await self._edit(name, self._edit_of(name, path, verb, *args))
+
+    def _edit_of(self, name: str, path: tuple[str | int, ...], verb: str, *args: Any) -> Edit:
+        limit, depth = self._settings.value_bytes, self._settings.depth
+        return edit(("value", *path), verb, *args, name=name, limit=limit, depth=depth)
+
+    async def _edit(self, name: str, change: Edit, default: bytes | None = None) -> Any:
+        stamp = Edit(("last_modified",), "set", str(self._now()).join("[]").encode())
+        receipts = await self._write(Patch(self.key_of(name), (change, stamp), KEEP_TTL, default))
+        return receipts[0].result
+
+    def edit(self, name: str, *path: str | int) -> "Editor":
+        """The list or dict at `path` inside the value, with the methods that change it."""
+        return Editor(self, name, path)
+
+    async def increment(self, name: str, by: float = 1, *, path: tuple[str | int, ...] = ()) -> Any:
+        """Add `by` to the number under `name` (0 where there is none) and return the sum, exact under concurrency."""
+        default = codec.state_body(b"0", 0) if not path else None
+        result = await self._edit(name, self._edit_of(name, path, "add", by), default)
+        return result if result is not None else await self.get(name, None)
+
+    async def compare_and_set(
+        self, name: str, expected: JSON, value: JSON, *, ttl: float | timedelta | None = None
+    ) -> bool:
+        """Store `value` if the stored one equals `expected` (`remanence.MISSING`: if there is none); whether it did."""
+        key, body = self.key_of(name), self._body(name, value)
+        for _ in range(ATTEMPTS):
+            record, _reading = await self._record(name)
+            if not _same(record, expected):
+                return False
+            base = record.etag if record else ABSENT
+            receipt = (await self._opener().write([Put(key, body, ttl_ms(ttl), base)]))[0]
+            if receipt.state != "rejected":
+                return True
+        return False
+
+    async def update(self, name: str, function: Callable[[Any], JSON], default: Any = _RAISE) -> JSON:
+        """Replace the value by `function(value)` and return it, calling again when another was faster.
+
+        `function` gets a copy of its own and may be called several times. While the server is away the
+        result is journalled on the version it was computed from; should that have changed by the time
+        it is sent, the write is reported as a conflict instead of overwriting.
+        """
+        key = self.key_of(name)
+        for _ in range(ATTEMPTS):
+            record, _reading = await self._record(name)
+            if record is None and default is _RAISE:
+                raise MissingAttribute(f"no value is stored under {name!r} ({key})")
+            value = function(default if record is None else _value(record))
+            base = record.etag if record else ABSENT
+            put = Put(key, self._body(name, value), KEEP_TTL, base)
+            receipt = (await self._opener().write([put]))[0]
+            if receipt.state != "rejected":
+                return value
+        raise Rejected(f"{key} was changed by others {ATTEMPTS} times in a row", "contention")
+
+    # --- lifetimes and names --------------------------------------------------------------------
+
+    async def ttl(self, name: str) -> float | None:
+        """Seconds the value has left, None for ever. A missing one raises AttributeError."""
+        left = (await self._tell(Lifetime(self.key_of(name))))[0].value
+        if left == -2:
+            raise MissingAttribute(f"no value is stored under {name!r} ({self.key_of(name)})")
+        return None if left < 0 else left / 1000
+
+    async def expire(self, name: str, ttl: float | timedelta | None) -> None:
+        """Give the value a new lifetime in seconds, None for ever."""
+        await self._write(Touch(self.key_of(name), ttl_ms(ttl)))
+
+    async def keys(self, prefix: str = "") -> list[str]:
+        """The names that begin with `prefix` (taken literally), in no order."""
+        return [name async for name in self.names(prefix)]
+
+    async def names(self, prefix: str = "") -> AsyncIterator[str]:
+        """The names one by one, read in pages."""
+        if not isinstance(prefix, str):
+            raise InvalidArgument(f"prefix must be text, not {type(prefix).__name__}")
+        cursor, seen = "", set[str]()
+        while True:
+            found, cursor = await self._scan(self._prefix, cursor)
+            for key in found:
+                name = self._name(key)
+                if name is not None and name not in seen and name.startswith(prefix):
+                    seen.add(name)
+                    yield name
+            if not cursor:
+                return
+
+
+class Editor:
+    """The list or dict at one place of a value. Each method is the one of list or dict, awaited.
+
+    Raises `Rejected`, with the reason, where it does not fit what the value is by then.
+    """
+
+    def __init__(self, state: State, name: str, path: tuple[str | int, ...]) -> None:
+        self._state = state
+        self._name = name
+        self._path = path
+
+    async def _do(self, verb: str, *args: Any) -> Any:
+        return await self._state.change(self._name, self._path, verb, *args)
+
+    async def append(self, item: JSON) -> None:
+        """Add at the end of the list."""
+        await self._do("append", item)
+
+    async def extend(self, items: list[JSON]) -> None:
+        """Add all at the end of the list."""
+        await self._do("extend", list(items))
+
+    async def insert(self, index: int, item: JSON) -> None:
+        """Insert before `index`."""
+        await self._do("insert", index, item)
+
+    async def remove(self, item: JSON) -> None:
+        """Remove the first equal item."""
+        await self._do("remove", item)
+
+    async def pop(self, key: int | str = -1, *default: JSON) -> JSON:
+        """Remove and return the item at a list's index, or a dict's member."""
+        if isinstance(key, str):
+            return await self._do("pop_member", key, *default)
+        return await self._do("pop", key)
+
+    async def set(self, key: int | str, value: JSON) -> None:
+        """`container[key] = value`."""
+        await self._do("setmember" if isinstance(key, str) else "setitem", key, value)
+
+    async def delete(self, key: int | str) -> None:
+        """`del container[key]`."""
+        await self._do("delmember" if isinstance(key, str) else "delitem", key)
+
+    async def setdefault(self, key: str, value: JSON = None) -> JSON:
+        """The member, stored as `value` where it is missing."""
+        return await self._do("setdefault", key, value)
+
+    async def update(self, members: dict[str, JSON]) -> None:
+        """Set several members."""
+        await self._do("update", members)
+
+    async def clear(self) -> None:
+        """Empty the container."""
+        await self._do("clear")
+
+    async def sort(self, *, reverse: bool = False) -> None:
+        """Sort the list."""
+        await self._do("sort", reverse)
+
+    async def reverse(self) -> None:
+        """Turn the list round."""
+        await self._do("reverse")
+
+
+class _Missing:
+    """The type of MISSING."""
+
+    def __repr__(self) -> str:
+        return "MISSING"
+
+
+MISSING: Final = _Missing()
+"""Stands for "no value is stored" in `compare_and_set`, where None is a value like any other."""
+
+
+def _value(record: Record) -> JSON:
+    document = codec.decode(record.body, record.key)
+    if isinstance(document, dict) and "value" in document and document.keys() <= {"value", "last_modified"}:
+        return document["value"]
+    return document  # written by others without the envelope
+
+
+def _same(record: Record | None, expected: JSON) -> bool:
+    if record is None or expected is MISSING:
+        return record is None and expected is MISSING
+    return bool(_value(record) == expected)
+

@@ -1,0 +1,1 @@
+"""Who hears events: one sink per file."""

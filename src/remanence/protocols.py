@@ -1,0 +1,231 @@
+"""The contracts between the rooms: what waits, what stores, how a face reaches a store.
+
+Everything above the wire is written once as coroutines over `Runtime`; nothing else there may wait,
+read a clock or draw a random number. Times are seconds; a `deadline` is a point on
+`Runtime.monotonic()`, not a duration.
+"""
+
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from contextlib import AbstractContextManager
+from typing import Any, Literal, Protocol
+
+import msgspec
+
+from remanence.model import Batch, Op, Outcome, Reading, Receipt, Record, Watermark, Write
+
+
+class Signal(Protocol):
+    """A flag that wakes whoever waits for it. Setting it twice is setting it once."""
+
+    def set(self) -> None:
+        """Wake everybody who waits, now and later, until it is cleared."""
+
+    def clear(self) -> None:
+        """Let the next wait wait."""
+
+    async def wait(self, timeout: float | None) -> bool:
+        """Return True once set, False after `timeout` seconds (None: wait for ever)."""
+
+
+class Task(Protocol):
+    """Something spawned, which can be awaited to its end."""
+
+    async def join(self, timeout: float | None) -> bool:
+        """Wait for the end; False when `timeout` seconds passed first."""
+
+
+class Runtime(Protocol):
+    """The only way the core waits, reads clocks, draws random numbers and starts background work."""
+
+    def monotonic(self) -> float:
+        """Seconds on a clock that never jumps; the origin is arbitrary."""
+
+    def wall(self) -> float:
+        """Seconds since the epoch, as this machine believes them to be."""
+
+    def boottime(self) -> float:
+        """Seconds since the machine started, counting those it slept."""
+
+    def boot_id(self) -> str:
+        """A name of this start of the machine: equal names, comparable boottimes."""
+
+    def random_bytes(self, count: int) -> bytes:
+        """Unpredictable bytes, never the same in two copies of a process or a machine."""
+
+    def jitter(self) -> float:
+        """A random factor between 0 and 1."""
+
+    async def sleep(self, seconds: float) -> None:
+        """Pause the caller."""
+
+    async def turn(self) -> None:
+        """Let calls made at the same moment come along, where there can be any."""
+
+    def signal(self) -> Signal:
+        """Make a new flag, not set."""
+
+    def mutex(self) -> AbstractContextManager[Any]:
+        """Make a lock for short passages that never wait inside."""
+
+    def spawn(self, name: str, work: Callable[[], Coroutine[Any, Any, None]]) -> Task:
+        """Run `work` in the background: a daemon thread or a task. It handles its own errors."""
+
+    async def shield(self, work: Coroutine[Any, Any, None]) -> None:
+        """Run `work` to its end even if the caller is cancelled meanwhile."""
+
+
+class Fetch(msgspec.Struct, frozen=True):
+    """Ask for the document at `key`. Answer: `Record` or None."""
+
+    key: str
+
+
+class Tail(msgspec.Struct, frozen=True):
+    """Ask for items `start` to `stop` of a list, both included, as LRANGE counts them (-1: the last).
+
+    Answer: list of bytes, empty where there is no list.
+    """
+
+    key: str
+    start: int = 0
+    stop: int = -1
+
+
+class Length(msgspec.Struct, frozen=True):
+    """Ask how many items the list at `key` has. Answer: int, 0 where there is none."""
+
+    key: str
+
+
+class Lifetime(msgspec.Struct, frozen=True):
+    """Ask how long `key` will live. Answer: milliseconds; -1 for ever; -2 where there is nothing."""
+
+    key: str
+
+
+Ask = Fetch | Tail | Length | Lifetime
+Told = Record | None | list[bytes] | int | Exception
+"""An answer to an Ask; an exception (`DataError`) concerns that key alone."""
+
+
+class Store(Protocol):
+    """A place that holds records and lists, and remembers how far it has followed each lineage.
+
+    `MemoryStore` is the specification; the contract suite in `remanence.testing.contract` holds every
+    store equal to it. Methods raise the `WorldError` family; what was under way is then unknown.
+    """
+
+    async def open(self, lineage: str, nonce: str, deadline: float) -> Watermark:
+        """Begin a session: batches of `lineage` with another nonce are refused from now on."""
+
+    async def forward(self, lineage: str, nonce: str, seq: int, op_id: str, deadline: float) -> bool:
+        """Set the watermark to `seq` where ops before it are lost for good; False when fenced."""
+
+    async def apply(self, batch: Batch, deadline: float) -> Outcome:
+        """Apply ops in order, each once, with watermark and change log, or change nothing.
+
+        An empty `lineage` keeps no watermark: each op is applied as it comes.
+        """
+
+    async def read(
+        self, asks: Sequence[Ask], deadline: float, marks: Sequence[str] = ()
+    ) -> tuple[list[Told], list[int]]:
+        """Answer each ask, and give the watermark seq of each lineage in `marks`, as of one moment."""
+
+    async def scan(self, prefix: str, cursor: str, count: int, deadline: float) -> tuple[list[str], str]:
+        """One page of keys beginning with `prefix` (taken literally), and the next cursor, "" at the end.
+
+        A key that exists during the whole scan is returned at least once, possibly twice.
+        """
+
+    async def history(self, lineage: str, limit: int, deadline: float) -> list[tuple[int, str]]:
+        """The newest (seq, op_id) of a lineage still in the change log, newest first."""
+
+    async def facts(self, deadline: float) -> Mapping[str, str]:
+        """Server facts for people: kind, version, memory policy, persistence, used memory, keys."""
+
+    async def close(self) -> None:
+        """Let go of connections. Never waits for the server."""
+
+
+Ack = Literal["auto", "journal", "store"]
+"""What a write waits for: "auto" the store, or its journal when the deadline passes or the store is
+away; "journal" the journal alone; "store" the store, raising when the deadline passes."""
+
+
+class Gateway(Protocol):
+    """How a face reaches its store: writes in, receipts out; reads with their source."""
+
+    @property
+    def runtime(self) -> Runtime:
+        """How it waits and tells the time."""
+
+    @property
+    def store(self) -> Store:
+        """The store behind it."""
+
+    async def write(
+        self, writes: Sequence[Write], *, ack: Ack | None = None, deadline: float | None = None
+    ) -> list[Receipt]:
+        """Take writes, all or none, in order. `deadline` is a duration here, None for the setting."""
+
+    async def read(self, asks: Sequence[Ask], *, deadline: float | None = None) -> list[Reading[Any]]:
+        """Answer each ask, this process's own pending writes included."""
+
+    async def scan(self, prefix: str, cursor: str = "", count: int = 500) -> tuple[list[str], str]:
+        """One page of keys, as `Store.scan`, pending writes included."""
+
+    async def status(self) -> "Status":
+        """Depth, lag, last contact and counters, without asking the server."""
+
+    async def flush(self, timeout: float) -> bool:
+        """Wait until nothing is pending; False after `timeout` seconds."""
+
+    async def close(self, timeout: float | None = None) -> None:
+        """Flush for at most `timeout` seconds (None: the setting), then let go of everything."""
+
+
+class Status(msgspec.Struct, frozen=True):
+    """The health of a gateway at one moment. Times in seconds, sizes in bytes."""
+
+    available: bool
+    ready: bool
+    """Whether the server has ever answered in this process."""
+    reason: str
+    """Why it is not available; "" when it is."""
+    pending: int
+    pending_bytes: int
+    lag: float
+    """Age of the oldest pending write."""
+    last_contact: float | None
+    """Wall time of the server's last answer."""
+    retained: int
+    """Applied rows kept against a server that forgets."""
+    dead_letters: int
+    conflicts: int
+    journal: str
+    """The journal's file, or "volatile", or "" where there is none."""
+    durable: bool
+    counters: Mapping[str, int] = {}
+
+
+Observer = Callable[[Any], None]
+Closer = Callable[[], Awaitable[None]]
+__all__ = [
+    "Ack",
+    "Ask",
+    "Closer",
+    "Fetch",
+    "Gateway",
+    "Length",
+    "Lifetime",
+    "Observer",
+    "Op",
+    "Runtime",
+    "Signal",
+    "Status",
+    "Store",
+    "Tail",
+    "Task",
+    "Told",
+]

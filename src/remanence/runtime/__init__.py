@@ -1,0 +1,1 @@
+"""The ways to wait: blocking threads, asyncio, and simulated time."""

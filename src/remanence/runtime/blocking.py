@@ -1,0 +1,91 @@
+"""Waiting on plain threads: a coroutine runs to its end on the caller's own thread.
+
+Nothing in this runtime ever suspends, so `run` drives a coroutine with one `send`; there is no event
+loop and no hop between threads.
+"""
+
+import threading
+import time
+from collections.abc import Callable, Coroutine
+from contextlib import AbstractContextManager
+from typing import Any, TypeVar
+
+from remanence.runtime.machine import Machine
+
+T = TypeVar("T")
+
+
+def run(work: Coroutine[Any, Any, T]) -> T:
+    """Run a coroutine that never suspends and return what it returns."""
+    try:
+        work.send(None)
+    except StopIteration as end:
+        result: T = end.value
+        return result
+    work.close()
+    raise RuntimeError("a blocking call tried to suspend: it was given parts of an asyncio engine")
+
+
+class ThreadSignal:
+    """A `threading.Event` behind the signal contract."""
+
+    def __init__(self) -> None:
+        self._event = threading.Event()
+
+    def set(self) -> None:
+        """Wake everybody."""
+        self._event.set()
+
+    def clear(self) -> None:
+        """Let the next wait wait."""
+        self._event.clear()
+
+    async def wait(self, timeout: float | None) -> bool:
+        """Block this thread until set or `timeout` seconds passed."""
+        return self._event.wait(timeout)
+
+
+class ThreadTask:
+    """A daemon thread that runs one coroutine."""
+
+    def __init__(self, name: str, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        self._thread = threading.Thread(target=lambda: run(work()), name=name, daemon=True)
+        self._thread.start()
+
+    async def join(self, timeout: float | None) -> bool:
+        """Block until the thread ended."""
+        if self._thread is threading.current_thread():
+            return False
+        self._thread.join(timeout)
+        return not self._thread.is_alive()
+
+
+class BlockingRuntime(Machine):
+    """Plain threads, blocking waits, real clocks."""
+
+    def monotonic(self) -> float:
+        """`time.monotonic`."""
+        return time.monotonic()
+
+    async def sleep(self, seconds: float) -> None:
+        """Block this thread."""
+        time.sleep(seconds)
+
+    async def turn(self) -> None:
+        """Nothing: other threads run anyway."""
+
+    def signal(self) -> ThreadSignal:
+        """A thread-safe flag."""
+        return ThreadSignal()
+
+    def mutex(self) -> AbstractContextManager[Any]:
+        """A reentrant lock: a passage may call another of the same owner."""
+        return threading.RLock()
+
+    def spawn(self, name: str, work: Callable[[], Coroutine[Any, Any, None]]) -> ThreadTask:
+        """A daemon thread."""
+        return ThreadTask(name, work)
+
+    async def shield(self, work: Coroutine[Any, Any, None]) -> None:
+        """A thread cannot be cancelled: just run it."""
+        await work

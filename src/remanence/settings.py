@@ -1,0 +1,377 @@
+"""One frozen tree of options. The environment is read in `Settings.build` alone.
+
+An explicit option wins over the environment, the environment over the default. Each field names its
+variable; `sources` says where each value came from, for `remanence doctor`.
+"""
+
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any, Literal, TypedDict
+
+from remanence.errors import InvalidSetting
+
+Backend = Literal["redis", "sqlite", "memory"]
+
+
+def option(default: Any, env: str, meaning: str, **rules: Any) -> Any:
+    """A field with its environment variable, its meaning and its range."""
+    return field(default=default, metadata={"env": env, "meaning": meaning, **rules})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """Every option with its reason. Durations are seconds, sizes bytes, unless a name says otherwise."""
+
+    backend: Backend = option(
+        "sqlite", "MEMORY_BACKEND", "redis where a server is named, else one SQLite file, or memory",
+        choices=("redis", "sqlite", "memory"),
+    )
+    url: str = option(
+        "", "REDIS_URL", "redis://, rediss:// or unix:// address of the server", secret=True
+    )
+    namespace: str = option(
+        "", "REMANENCE_NAMESPACE", "keeps tenants apart; empty: exactly the documented key names"
+    )
+    path: str = option(
+        "", "REMANENCE_PATH", "folder of journals and of the embedded file; on a volume that outlives pods"
+    )
+    durability: Literal["process", "full", "volatile"] = option(
+        "process", "REMANENCE_DURABILITY",
+        "process: a journalled write survives kill -9; full: power loss too; volatile: no disk",
+        choices=("process", "full", "volatile"),
+    )
+    ack: Literal["auto", "journal", "store"] = option(
+        "auto", "REMANENCE_ACK",
+        "auto: wait for the server, its journal past the deadline; journal: at once; store: or raise",
+        choices=("auto", "journal", "store"),
+    )
+    fallback: bool = option(
+        True, "REMANENCE_FALLBACK", "false: a server that is away is an error, as ack=store"
+    )
+    deadline: float = option(
+        1.0, "REMANENCE_DEADLINE", "longest a call waits for the server: a person notices one second",
+        least=0.001, most=3600.0,
+    )
+    connect_timeout: float = option(
+        1.0, "REMANENCE_CONNECT_TIMEOUT", "longest one attempt to connect lasts", least=0.001, most=600.0
+    )
+    close_timeout: float = option(
+        2.0, "REMANENCE_CLOSE_TIMEOUT", "longest close and interpreter exit wait for pending writes",
+        least=0.0, most=3600.0,
+    )
+    heartbeat: float = option(
+        5.0, "REMANENCE_HEARTBEAT", "how often an idle process asks whether the server forgot something",
+        least=0.05, most=3600.0,
+    )
+    backoff_least: float = option(
+        0.05, "REMANENCE_BACKOFF_LEAST", "first pause between attempts to reconnect", least=0.001, most=60.0
+    )
+    backoff_most: float = option(
+        2.0, "REMANENCE_BACKOFF_MOST", "longest pause between attempts: back within seconds",
+        least=0.01, most=600.0,
+    )
+    retain: float = option(
+        600.0, "REMANENCE_RETAIN", "how long applied writes are kept against a server that forgets",
+        least=0.0, most=2592000.0,
+    )
+    retain_bytes: int = option(
+        256 << 20, "REMANENCE_RETAIN_BYTES", "most bytes of applied writes kept", least=0, most=1 << 40
+    )
+    journal_rows: int = option(
+        1_000_000, "REMANENCE_JOURNAL_ROWS", "most pending writes before on_full decides",
+        least=1, most=1 << 40,
+    )
+    journal_bytes: int = option(
+        1 << 30, "REMANENCE_JOURNAL_BYTES", "most bytes of pending writes before on_full decides",
+        least=1024, most=1 << 42,
+    )
+    on_full: Literal["raise", "block", "drop_new"] = option(
+        "raise", "REMANENCE_ON_FULL",
+        "what a write does when the journal is full: raise JournalFull, wait to the deadline, or be dropped",
+        choices=("raise", "block", "drop_new"),
+    )
+    on_corrupt: Literal["set_aside", "raise"] = option(
+        "set_aside", "REMANENCE_ON_CORRUPT", "a damaged journal: rename it and go on, or refuse to start",
+        choices=("set_aside", "raise"),
+    )
+    allow_volatile: bool = option(
+        False, "REMANENCE_ALLOW_VOLATILE", "run without a journal where its folder cannot be used"
+    )
+    adopt: bool = option(
+        True, "REMANENCE_ADOPT", "send what processes that ended left in the same folder"
+    )
+    batch_ops: int = option(
+        128, "REMANENCE_BATCH_OPS", "most writes in one trip: bounds the time the server is held",
+        least=1, most=1000,
+    )
+    batch_bytes: int = option(
+        256 << 10, "REMANENCE_BATCH_BYTES", "most bytes in one trip", least=1024, most=64 << 20
+    )
+    pool: int = option(
+        4, "REMANENCE_POOL", "connections for reads, beside the one that writes", least=1, most=1000
+    )
+    value_bytes: int = option(
+        1 << 20, "REMANENCE_VALUE_BYTES", "most bytes of one value or message", least=64, most=256 << 20
+    )
+    key_bytes: int = option(
+        512, "REMANENCE_KEY_BYTES", "most bytes of one key", least=16, most=65536
+    )
+    depth: int = option(64, "REMANENCE_DEPTH", "deepest nesting of a JSON value", least=1, most=500)
+    log_length: int = option(
+        100_000, "REMANENCE_LOG_LENGTH", "entries kept in the change log of a partition: about 4 MB",
+        least=100, most=100_000_000,
+    )
+    tombstone_ttl: float = option(
+        604800.0, "REMANENCE_TOMBSTONE_TTL", "how long a delete outlives writes that were offline",
+        least=1.0, most=31536000.0,
+    )
+    watermark_ttl: float = option(
+        2592000.0, "REMANENCE_WATERMARK_TTL", "how long the server remembers a silent journal",
+        least=60.0, most=31536000.0,
+    )
+    local_records: int = option(
+        10_000, "REMANENCE_LOCAL_RECORDS", "records remembered on disk for reads while the server is away",
+        least=0, most=100_000_000,
+    )
+    redis_prefix: str = option("memory:", "REDIS_PREFIX", "what the keys of shared state begin with")
+    key_prefix: str = option("session:", "KEY_PREFIX", "what the keys of session messages begin with")
+    session_ttl: float = option(
+        3600.0, "SESSION_TTL", "seconds a session lives after its last message", least=0.001, most=315360000.0
+    )
+    roles: str = option("user,assistant", "REMANENCE_ROLES", "roles a message may have, by commas")
+    conversation_ttl: float = option(
+        43200.0, "REMANENCE_CONVERSATION_TTL", "seconds a conversation's working memory lives",
+        least=0.001, most=315360000.0,
+    )
+    tls_ca: str = option("", "REMANENCE_TLS_CA", "file of the authorities that sign the server's certificate")
+    tls_cert: str = option("", "REMANENCE_TLS_CERT", "file of this client's certificate (mTLS)")
+    tls_key: str = option("", "REMANENCE_TLS_KEY", "file of this client's key (mTLS)")
+
+    @classmethod
+    def build(cls, environ: Mapping[str, str] | None = None, /, **options: Any) -> "Settings":
+        """Settings from explicit options over the environment (`os.environ` when None) over defaults.
+
+        Raises `InvalidSetting` naming the field, where it came from and what it accepts.
+        """
+        return _build(cls, os.environ if environ is None else environ, options)[0]
+
+    @classmethod
+    def explain(cls, environ: Mapping[str, str] | None = None, /, **options: Any) -> list[tuple[str, str, str]]:
+        """(name, value with secrets masked, where it came from) of each field."""
+        settings, sources = _build(cls, os.environ if environ is None else environ, options)
+        return [(f.name, settings.shown(f.name), sources.get(f.name, "default")) for f in fields(cls)]
+
+    @classmethod
+    def at(
+        cls,
+        host: str | None = None,
+        port: int | str | None = None,
+        db: int | str | None = None,
+        password: str | None = None,
+        /,
+        **options: Any,
+    ) -> "Settings":
+        """Settings where the server may be named by its parts; what is not given comes from the environment.
+
+        Any part makes it a Redis server. Raises `InvalidSetting`, also for both a url and parts.
+        """
+        if host is None and port is None and db is None and password is None:
+            return cls.build(**options)
+        if options.get("url"):
+            raise InvalidSetting("give either a url or host, port, db and password, not both")
+        env = os.environ
+        url = redis_url(
+            env.get("REDIS_HOST") or "localhost" if host is None else host,
+            env.get("REDIS_PORT") or 6379 if port is None else port,
+            env.get("REDIS_DB") or 0 if db is None else db,
+            env.get("REDIS_PASSWORD") or None if password is None else password,
+        )
+        return cls.build(**{**options, "url": url, "backend": "redis"})
+
+    def deployment(self) -> "Settings":
+        """These settings without those of single faces: equal for all that can share connections."""
+        return replace(self, **{name: Settings.__dataclass_fields__[name].default for name in FACE_SETTINGS})
+
+    def shown(self, name: str) -> str:
+        """A field's value for people, with secrets masked."""
+        value = getattr(self, name)
+        return mask_url(value) if name == "url" else str(value)
+
+    def __repr__(self) -> str:
+        shown = ", ".join(f"{f.name}={self.shown(f.name)!r}" for f in fields(self))
+        return f"Settings({shown})"
+
+    @property
+    def folder(self) -> Path:
+        """The folder of local files: `path`, or the platform's place for an application's data."""
+        return Path(self.path).expanduser() if self.path else default_folder()
+
+
+FACE_SETTINGS = ("redis_prefix", "key_prefix", "session_ttl", "roles", "conversation_ttl")
+"""What may differ between faces that share an engine."""
+
+
+class Options(TypedDict, total=False):
+    """The settings a face takes by name; see `Settings` for what each means."""
+
+    backend: Backend
+    url: str
+    namespace: str
+    path: str
+    durability: Literal["process", "full", "volatile"]
+    ack: Literal["auto", "journal", "store"]
+    fallback: bool
+    deadline: float
+    connect_timeout: float
+    close_timeout: float
+    heartbeat: float
+    backoff_least: float
+    backoff_most: float
+    retain: float
+    retain_bytes: int
+    journal_rows: int
+    journal_bytes: int
+    on_full: Literal["raise", "block", "drop_new"]
+    on_corrupt: Literal["set_aside", "raise"]
+    allow_volatile: bool
+    adopt: bool
+    batch_ops: int
+    batch_bytes: int
+    pool: int
+    value_bytes: int
+    key_bytes: int
+    depth: int
+    log_length: int
+    tombstone_ttl: float
+    watermark_ttl: float
+    local_records: int
+    redis_prefix: str
+    key_prefix: str
+    session_ttl: float
+    roles: str
+    conversation_ttl: float
+    tls_ca: str
+    tls_cert: str
+    tls_key: str
+
+
+def default_folder() -> Path:
+    """Where applications keep data: XDG_DATA_HOME on Linux, the like elsewhere."""
+    if sys.platform == "darwin":
+        return Path.home() / "Library" / "Application Support" / "remanence"
+    if sys.platform == "win32":
+        return Path(os.environ.get("LOCALAPPDATA", str(Path.home()))) / "remanence"
+    return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share") / "remanence"
+
+
+def mask_url(url: str) -> str:
+    """The URL with its password, if any, replaced by three asterisks; never raises."""
+    scheme, mark, rest = url.partition("://")
+    if not mark or "@" not in rest:
+        return url
+    login, _, place = rest.rpartition("@")
+    user = login.partition(":")[0] if ":" in login else ""
+    return f"{scheme}://{user}:***@{place}"
+
+
+def _build(
+    cls: type[Settings], environ: Mapping[str, str], options: dict[str, Any]
+) -> tuple[Settings, dict[str, str]]:
+    known = {f.name: f for f in fields(cls)}
+    if unknown := sorted(set(options) - set(known)):
+        raise InvalidSetting(f"unknown setting {unknown[0]!r}: one of {', '.join(known)}")
+    chosen: dict[str, Any] = {}
+    sources: dict[str, str] = {}
+    for name, rule in known.items():
+        env = rule.metadata["env"]
+        if options.get(name) is not None:
+            chosen[name] = _checked(name, options[name], rule, "argument")
+            sources[name] = "argument"
+        elif environ.get(env):
+            chosen[name] = _checked(name, environ[env], rule, env)
+            sources[name] = env
+    if not chosen.get("url") and (address := _address(environ)):
+        chosen["url"], sources["url"] = address, "REDIS_HOST"
+    if "backend" not in chosen and chosen.get("url"):
+        chosen["backend"], sources["backend"] = "redis", sources["url"]
+    if chosen.get("backend") == "redis" and not chosen.get("url"):
+        chosen["url"], sources["url"] = "redis://localhost:6379/0", "default of backend=redis"
+    return cls(**chosen), sources
+
+
+def _address(environ: Mapping[str, str]) -> str:
+    """The URL spelled by REDIS_HOST and its companions, "" where they name no server."""
+    if not any(environ.get(name) for name in ("REDIS_HOST", "REDIS_PORT")):
+        return ""
+    return redis_url(
+        environ.get("REDIS_HOST") or "localhost",
+        environ.get("REDIS_PORT") or 6379,
+        environ.get("REDIS_DB") or 0,
+        environ.get("REDIS_PASSWORD") or None,
+    )
+
+
+def redis_url(host: str, port: int | str = 6379, db: int | str = 0, password: str | None = None) -> str:
+    """A redis:// URL of its parts, the password quoted. Raises `InvalidSetting` for parts that cannot be."""
+    from urllib.parse import quote
+
+    try:
+        number, base = int(port), int(db)
+    except (TypeError, ValueError):
+        raise InvalidSetting("port and db must be whole numbers (REDIS_PORT, REDIS_DB)") from None
+    if not 0 < number < 65536:
+        raise InvalidSetting(f"port {number} is out of range: 1 to 65535 (REDIS_PORT)")
+    if base < 0:
+        raise InvalidSetting(f"db {base} is out of range: 0 or more (REDIS_DB)")
+    if not isinstance(host, str) or not host or any(c in host for c in " /@?#\n\r\t"):
+        raise InvalidSetting("host must be a host name or an address (REDIS_HOST)")
+    login = f":{quote(password, safe='')}@" if password else ""
+    place = f"[{host}]" if ":" in host and not host.startswith("[") else host
+    return f"redis://{login}{place}:{number}/{base}"
+
+
+def _checked(name: str, value: Any, rule: Any, source: str) -> Any:
+    """`value` as the field's type, within its range."""
+    kind = type(rule.default)
+    origin = f"{name} (from {source})"
+    if kind is bool:
+        return _boolean(value, origin)
+    if kind in (int, float):
+        return _number(value, kind, rule.metadata, origin)
+    if name == "path" and isinstance(value, os.PathLike):
+        value = os.fspath(value)
+    if not isinstance(value, str):
+        raise InvalidSetting(f"{origin} must be text, not {type(value).__name__}")
+    choices = rule.metadata.get("choices")
+    if choices and value not in choices:
+        raise InvalidSetting(f"{origin} must be one of {', '.join(choices)}")
+    return value
+
+
+def _boolean(value: Any, origin: str) -> bool:
+    if isinstance(value, bool):
+        return value
+    word = str(value).strip().lower()
+    if word in ("1", "true", "yes", "on"):
+        return True
+    if word in ("0", "false", "no", "off"):
+        return False
+    raise InvalidSetting(f"{origin} must be true or false")
+
+
+def _number(value: Any, kind: type, rules: Mapping[str, Any], origin: str) -> Any:
+    try:
+        if isinstance(value, bool):
+            raise ValueError
+        number = kind(value)
+        if kind is int and isinstance(value, float) and value != number:
+            raise ValueError
+    except (TypeError, ValueError, OverflowError):
+        raise InvalidSetting(f"{origin} must be a {'whole ' if kind is int else ''}number") from None
+    least, most = rules["least"], rules["most"]
+    if not least <= number <= most:
+        raise InvalidSetting(f"{origin} must be between {least} and {most}")
+    return number

@@ -1,0 +1,1 @@
+"""Places that keep records, and the resilient way to reach them."""

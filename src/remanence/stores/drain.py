@@ -1,0 +1,344 @@
+"""Sending a journal to its store: handshake, in-order batches, acknowledgement, rewind, fork.
+
+The order of events (section 3 of the protocol in ARCHITECTURE.md):
+
+* `handshake` opens a session for every lineage that still has rows, oldest first, under a fresh nonce:
+  a request of an older session that arrives late is fenced. The watermarks tell what the store has;
+  where it has less than before it forgot, and what it forgot is sent again.
+* `send` takes the next rows of the oldest lineage with pending writes, at most one batch in flight, and
+  settles them by the reply. Any error makes the session void: the next handshake finds out what happened.
+
+One drain belongs to one journal. Its owner sees to it that only one caller at a time is inside.
+"""
+
+from collections import deque
+from collections.abc import Callable, Sequence
+
+import msgspec
+
+from remanence import events
+from remanence.model import (
+    CONFLICT,
+    FAULT,
+    OK,
+    STALE,
+    WRONG_KIND,
+    Append,
+    Batch,
+
+    Outcome,
+
+    Record,
+    Touch,
+    Watermark,
+)
+from remanence.protocols import Fetch, Length, Runtime, Store
+from remanence.settings import Settings
+from remanence.stores.journal import Journal, Lineage, Row
+from remanence.stores.known import Document, Knowledge, Known, of_record
+from remanence.stores.resolve import NOTHING, Intent, Resolution, lifetime, needed, remaining, resolve
+from remanence.wire import codec
+
+LIVE_SECONDS = 2.0
+"""A first attempt this soon after journalling counts as made now: the writer's clock has no say in it."""
+REASONS = {
+    CONFLICT: "the record had changed since it was read",
+    STALE: "a newer write is stored",
+    WRONG_KIND: "the key holds another type of value",
+    FAULT: "the store could not carry it out",
+}
+
+
+class Settled(msgspec.Struct, frozen=True):
+    """What became of a row: `state` as in `Receipt`, the edit's result, the reason when rejected."""
+
+    n: int
+    state: str
+    result: object = None
+    reason: str = ""
+
+
+class Drain:
+    """One journal on its way to one store."""
+
+    def __init__(
+        self,
+        journal: Journal,
+        known: Known,
+        store: Store,
+        runtime: Runtime,
+        settings: Settings,
+        tell: events.Events,
+        settled: Callable[[Sequence[Settled]], None],
+    ) -> None:
+        """`settled` is called with what became of rows, in order, once each."""
+        self.journal = journal
+        self.known = known
+        self.opened = False
+        self.offset = 0
+        """The store's clock minus ours, microseconds."""
+        self.highest = 0
+        """The highest hlc the store told us of."""
+        self._store = store
+        self._runtime = runtime
+        self._settings = settings
+        self._tell = tell
+        self._settled = settled
+        self._mutex = runtime.mutex()
+        self._nonce = ""
+        self._floors: dict[str, tuple[int, int]] = {}
+        self._recent: deque[Row] = deque()
+        self._recent_bytes = 0
+        self._sent_to: dict[str, int] = {}
+        self._documents: dict[str, Document] = {}
+
+    def journalled(self, rows: Sequence[Row]) -> None:
+        """Rows were just committed: keep them at hand so that sending need not read them back."""
+        self._recent.extend(rows)
+        self._recent_bytes += sum(row.size for row in rows)
+        if len(self._recent) > 4 * self._settings.batch_ops or self._recent_bytes > 4 * self._settings.batch_bytes:
+            self._recent.clear()
+            self._recent_bytes = 0
+
+    # --- handshake ------------------------------------------------------------------------------
+
+    async def handshake(self, deadline: float, *, renew: bool = True) -> None:
+        """Open every lineage and compare; `renew` False only asks (heartbeat) within the session."""
+        if renew or not self._nonce:
+            self._nonce = self._runtime.random_bytes(9).hex()
+            self._documents.clear()
+        self.opened = False
+        lineages = [lineage for lineage in self.journal.lineages if lineage.count]
+        if not lineages:  # nothing to compare: leave no watermark behind, only see whether somebody answers
+            await self._store.read([Length("remanence")], deadline)
+            return
+        for lineage in lineages:
+            before = self._runtime.wall()
+            mark = await self._store.open(lineage.name, self._nonce, deadline)
+            self._hear_clock(mark, before)
+            await self._compare(lineage, mark, deadline)
+        self.opened = True
+
+    def _hear_clock(self, mark: Watermark, before: float) -> None:
+        if mark.clock:
+            middle = (before + self._runtime.wall()) / 2
+            self.offset = mark.clock - int(middle * 1e6)
+        self.highest = max(self.highest, mark.highest)
+
+    async def _compare(self, lineage: Lineage, mark: Watermark, deadline: float) -> None:
+        """Decide by the watermark what the store still has of a lineage."""
+        with self._mutex:
+            seq = mark.seq
+            same = seq <= lineage.count and (
+                seq == 0 or seq < lineage.pruned or self.journal.op_id(lineage, seq) == mark.op_id
+            )
+        if not same:
+            await self._fork(lineage, deadline)
+            return
+        self._floors[lineage.name] = (mark.highest, seq)
+        if seq < lineage.pruned:
+            await self._pass_over(lineage, seq, deadline)
+        elif seq < lineage.acked:
+            self._rewind(lineage, seq)
+        elif seq > lineage.acked:
+            self._learn(lineage, mark)
+
+    async def _pass_over(self, lineage: Lineage, seq: int, deadline: float) -> None:
+        """The store lost more than is kept here: say so and go on with what there is."""
+        upto = lineage.pruned
+        await self._store.forward(lineage.name, self._nonce, upto, lineage.pruned_id, deadline)
+        self._tell.tell(events.DataLost(lineage.name, seq + 1, upto))
+        if upto < lineage.acked:
+            self._rewind(lineage, upto)
+
+    def _rewind(self, lineage: Lineage, seq: int) -> None:
+        with self._mutex:
+            lost = lineage.acked - seq
+            self._recent.clear()
+            self._recent_bytes = 0
+            self.journal.rewind(lineage, seq)
+            self._tell.tell(events.Rewound(lineage.name, lost))
+
+    def _learn(self, lineage: Lineage, mark: Watermark) -> None:
+        """A reply was lost: the watermark and the last batch's results say what it was."""
+        with self._mutex:
+            rows = self._rows(lineage, mark.seq - lineage.acked, exact=True)
+            codes = dict(enumerate(mark.results, mark.results_from))
+            outcomes = [codes.get(row.n - lineage.first + 1, OK) for row in rows]
+            self._settle(lineage, rows, outcomes, [None] * len(rows))
+
+    async def _fork(self, lineage: Lineage, deadline: float) -> None:
+        """The store followed another copy of this journal: go on from the last write both have."""
+        theirs = dict(await self._store.history(lineage.name, self._settings.log_length, deadline))
+        with self._mutex:
+            keep = 0
+            for seq in sorted(theirs, reverse=True):
+                if seq <= lineage.count and self.journal.op_id(lineage, seq) == theirs[seq]:
+                    keep = seq
+                    break
+            keep = max(keep, lineage.pruned)
+            moved = lineage.count - keep
+            self._recent.clear()
+            self._recent_bytes = 0
+            successor = self.journal.fork(lineage, keep)
+            self._tell.tell(events.Forked(lineage.name, successor, moved))
+        mark = await self._store.open(successor, self._nonce, deadline)
+        await self._compare(next(each for each in self.journal.lineages if each.name == successor), mark, deadline)
+
+    # --- sending --------------------------------------------------------------------------------
+
+    async def send(self, deadline: float) -> int:
+        """Send the next batch; how many rows it settled. `opened` is False when it must begin anew."""
+        with self._mutex:
+            lineage = next((each for each in self.journal.lineages if each.pending), None)
+            if lineage is None:
+                return 0
+            rows = self._rows(lineage, self._settings.batch_ops)
+            intents = [self._intent(lineage, row) for row in rows]
+            wanted = [key for key in needed([row.write for row in rows]) if key not in self._documents]
+        if wanted:
+            await self._fetch(wanted, deadline)
+        resolutions = resolve(intents, self._documents, self._settings.value_bytes)
+        first = lineage.acked + 1
+        self._sent_to[lineage.name] = max(self._sent_to.get(lineage.name, 0), first + len(rows) - 1)
+        started = self._runtime.monotonic()
+        ops = [resolution.op for resolution in resolutions]
+        batch = Batch(lineage.name, self._nonce, first, ops, self._previous(lineage))
+        outcome = await self._store.apply(batch, deadline)
+        if outcome.status != "ok":
+            self.opened = False
+            return 0
+        with self._mutex:
+            self._take(lineage, rows, resolutions, outcome)
+            if self._tell:
+                seconds = self._runtime.monotonic() - started
+                self._tell.tell(events.Applied(len(outcome.results), seconds, self.journal.pending), len(outcome.results))
+        return len(outcome.results)
+
+    def _rows(self, lineage: Lineage, most: int, *, exact: bool = False) -> list[Row]:
+        """The next rows to send: those at hand if they are the ones, else from the file."""
+        after = lineage.acked
+        size = 1 << 62 if exact else self._settings.batch_bytes
+        start = lineage.row(after + 1)
+        recent = self._recent
+        while recent and recent[0].n < start:
+            self._recent_bytes -= recent.popleft().size
+        if recent and recent[0].n == start and (not exact or len(recent) >= most):
+            found: list[Row] = []
+            for row in recent:
+                size -= row.size
+                if len(found) == most or (found and size < 0) or row.n > lineage.end:
+                    break
+                found.append(row)
+            return found
+        return self.journal.rows(lineage, after, most, size)
+
+    def _intent(self, lineage: Lineage, row: Row) -> Intent:
+        seq = row.n - lineage.first + 1
+        age = self.age(lineage, row)
+        live = age < LIVE_SECONDS and seq > self._sent_to.get(lineage.name, 0)
+        highest, at = self._floors.get(lineage.name, (0, seq))
+        # behind a write whose stamp the store had to raise, later writes of this process stay later
+        hlc = row.hlc if row.hlc > highest else highest + max(1, seq - at)
+        ttl = lifetime(row.write)
+        return Intent(row.op_id, hlc, row.write, live, remaining(ttl, age) if age >= LIVE_SECONDS else ttl)
+
+    def age(self, lineage: Lineage, row: Row) -> float:
+        """Seconds since a row was made: by the boot clock within one start, else by the wall clock."""
+        if lineage.boot_id and lineage.boot_id == self._runtime.boot_id():
+            return max(0.0, self._runtime.boottime() - row.boot)
+        return max(0.0, self._runtime.wall() - row.wall)
+
+    def _previous(self, lineage: Lineage) -> tuple[str, int] | None:
+        at = self.journal.lineages.index(lineage)
+        if at == 0:
+            return None
+        before = self.journal.lineages[at - 1]
+        return before.name, before.count
+
+    async def _fetch(self, keys: Sequence[str], deadline: float) -> None:
+        told, _ = await self._store.read([Fetch(key) for key in keys], deadline)
+        for key, each in zip(keys, told, strict=True):
+            if each is None:
+                self._documents[key] = NOTHING
+            elif isinstance(each, Record):
+                self._documents[key] = of_record(each)
+            else:  # of another kind: the store will say so
+                self._documents[key] = Document(None, "?")
+
+    # --- settling -------------------------------------------------------------------------------
+
+    def _take(self, lineage: Lineage, rows: list[Row], resolutions: list[Resolution], outcome: Outcome) -> None:
+        """Carry a reply into the journal, what is known, and the callers who wait."""
+        self.highest = max(self.highest, outcome.highest)
+        done = len(outcome.results)
+        if outcome.moved:
+            self._sent_to[lineage.name] = lineage.acked + done  # what came behind was not tried
+        self._settle(lineage, rows[:done], outcome.results, resolutions[:done])
+        if outcome.moved:
+            key = rows[done].write.key
+            self._documents[key] = NOTHING
+            if outcome.current is not None:
+                body, etag, hlc = codec.split(outcome.current)
+                self._documents[key] = Document(body, etag, hlc)
+
+    def _settle(
+        self,
+        lineage: Lineage,
+        rows: Sequence[Row],
+        codes: Sequence[str],
+        resolutions: Sequence[Resolution | None],
+    ) -> None:
+        settled = []
+        for row, code, resolution in zip(rows, codes, resolutions, strict=True):
+            settled.append(self._judge(row, code, resolution))
+            self._remember(row, code, resolution)
+        self.journal.acknowledge(lineage, lineage.acked + len(rows), sum(row.size for row in rows))
+        self._settled(settled)
+
+    def _cache(self, key: str, document: Document) -> None:
+        """Keep a small document at hand: the next patch of it then needs no trip to read it."""
+        self._documents.pop(key, None)
+        if len(document.body or b"") <= 65536:
+            if len(self._documents) >= 256:
+                self._documents.clear()
+            self._documents[key] = document
+
+    def _judge(self, row: Row, code: str, resolution: Resolution | None) -> Settled:
+        reason = resolution.rejection if resolution else ""
+        key, op_id = row.write.key, row.op_id
+        if code in (WRONG_KIND, FAULT):
+            self._tell.tell(events.DeadLettered(key, op_id, REASONS[code]))
+            self.journal.record(row, "dead", REASONS[code])
+            return Settled(row.n, "rejected", reason=REASONS[code])
+        if code in (CONFLICT, STALE):
+            told = events.WriteStale(key, op_id) if code == STALE else events.WriteRejected(key, op_id, REASONS[code])
+            self._tell.tell(told)
+            self.journal.record(row, code, REASONS[code])
+            return Settled(row.n, "rejected", reason=code)
+        if reason:
+            self._tell.tell(events.WriteRejected(key, op_id, reason))
+            self.journal.record(row, "rejected", reason)
+            return Settled(row.n, "rejected", reason=reason)
+        return Settled(row.n, "applied", resolution.result if resolution else None)
+
+    def _remember(self, row: Row, code: str, resolution: Resolution | None) -> None:
+        """Keep what the store now holds of the key, as far as the reply tells."""
+        write, wall = row.write, self._runtime.wall()
+        expires = None if lifetime(write) <= 0 else row.wall + lifetime(write) / 1000
+        if code != OK or resolution is None:
+            self._documents.pop(write.key, None)
+            if code != OK and not isinstance(write, Append):
+                self.known.forget([write.key])
+            return
+        if isinstance(write, Append):
+            self.known.extend(write.key, row.n, write.items, wall, expires)
+        elif resolution.after is not None:
+            self._cache(write.key, resolution.after)
+            self.known.put(write.key, Knowledge(row.n, resolution.after, wall, expires))
+        elif isinstance(write, Touch):
+            before = self.known.get(write.key)
+            if before is not None:
+                self.known.put(write.key, msgspec.structs.replace(before, n=row.n, expires=expires))
+
+

@@ -1,0 +1,129 @@
+"""What a reader of this process sees: what the store said, with own later writes folded over it. Pure."""
+
+from collections.abc import Iterable, Sequence
+
+import msgspec
+
+from remanence.model import ABSENT, Append, Delete, Patch, Put, Record, Touch, Write
+from remanence.protocols import Ask, Fetch, Length, Lifetime, Tail, Told
+from remanence.stores.edits import EditRejected
+from remanence.stores.resolve import patched, remaining
+
+
+class Late(msgspec.Struct, frozen=True):
+    """An own write that the store's answer does not hold yet, and its age in seconds."""
+
+    op_id: str
+    hlc: int
+    write: Write
+    age: float
+
+
+class View(msgspec.Struct):
+    """What is known of one key while own writes are folded over it.
+
+    `record` is meaningful when `known`; `items` are those of a list's end, of which `length` are counted
+    (-1: nobody knows how many come before). `left` is the lifetime in ms, -1 for ever.
+    """
+
+    key: str
+    known: bool = False
+    record: Record | None = None
+    items: list[bytes] = []
+    length: int = -1
+    left: int = -1
+    touched: bool = False
+
+
+def fold(view: View, late: Iterable[Late]) -> View:
+    """`view` after own writes, each with the age it has."""
+    for each in late:
+        _fold(view, each)
+    return view
+
+
+def _fold(view: View, late: Late) -> None:
+    write = late.write
+    match write:
+        case Put():
+            if write.base is None or not view.known or write.base == _etag(view):
+                _replace(view, late, write.body, write.ttl)
+        case Patch():
+            _patch(view, late, write)
+        case Delete():
+            if write.base is None or not view.known or write.base == _etag(view):
+                view.known, view.record, view.items, view.length = True, None, [], 0
+        case Append():
+            _append(view, late, write)
+        case Touch() if view.record is not None or view.items:
+            _live(view, late, write.ttl)
+        case _:
+            return
+    view.touched = True
+
+
+def _etag(view: View) -> str:
+    return view.record.etag if view.record else ABSENT
+
+
+def _replace(view: View, late: Late, body: bytes, ttl: int) -> None:
+    view.known, view.record, view.items, view.length = True, Record(view.key, body, late.op_id, late.hlc), [], 0
+    _live(view, late, ttl)
+
+
+def _patch(view: View, late: Late, write: Patch) -> None:
+    if not view.known and write.default is None:
+        return  # the record is not known here: the store will apply it
+    try:
+        body, _ = patched(write, view.record.body if view.record else None)
+    except EditRejected:
+        return  # it does not fit what is known here; the store decides
+    _replace(view, late, body, write.ttl)
+
+
+def _append(view: View, late: Late, write: Append) -> None:
+    if remaining(write.ttl, late.age) == -2 and not view.items:
+        return
+    view.items = [*view.items, *write.items]
+    if view.length >= 0:
+        view.length += len(write.items)
+    _live(view, late, write.ttl)
+
+
+def _live(view: View, late: Late, ttl: int) -> None:
+    """Give the view the lifetime that a write of that age left it."""
+    if ttl == -1:
+        return
+    left = remaining(ttl, late.age)
+    if left == -2:
+        view.known, view.record, view.items, view.length = True, None, [], 0
+    view.left = left if left > 0 else -1
+
+
+def base(ask: Ask, told: Told) -> View:
+    """The store's answer as a view, for folding. `told` is no exception."""
+    if told is None or isinstance(told, Record):
+        return View(ask.key, known=True, record=told, length=0)
+    raise TypeError("lists are combined by their positions")
+
+
+def window(start: int, stop: int, length: int, offset: int, items: Sequence[bytes]) -> list[bytes]:
+    """Items `start` to `stop` (as LRANGE counts) of a list of `length`, of which `items` begin at `offset`."""
+    first = start if start >= 0 else max(0, length + start)
+    last = stop if stop >= 0 else length + stop
+    return list(items[max(0, first - offset) : max(0, last - offset + 1)])
+
+
+def answer(ask: Ask, view: View) -> Told:
+    """A view as the answer to an ask."""
+    count = len(view.items)
+    match ask:
+        case Fetch():
+            return view.record
+        case Length():
+            return max(view.length, count)
+        case Lifetime():
+            return view.left if view.record is not None or view.items else -2
+        case Tail():
+            length = view.length if view.length >= 0 else count
+            return window(ask.start, ask.stop, length, length - count, view.items)

@@ -1,0 +1,447 @@
+"""The journal: one SQLite file with what this process wrote, in order, until the server has it.
+
+A *lineage* names one unbroken history of the file; its writes are numbered 1, 2, 3 … without a gap.
+A file that was copied, restored from a backup, or cut short by a loss of power gets a new lineage
+before its first append (`fingerprint`), so that a number is never used twice for different writes.
+Applied rows stay for a while: a server that forgets is told again.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from remanence.model import Blank, Put, Write
+from remanence.protocols import Runtime
+from remanence.wire.sqlite import AlreadyThere, Database, FileDamaged
+
+SCHEMA = 1
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder(Write).decode
+
+
+class Row(msgspec.Struct, frozen=True):
+    """A journalled write: its row number, identity, and when it was made."""
+
+    n: int
+    op_id: str
+    hlc: int
+    write: Write
+    wall: float
+    boot: float
+    size: int
+
+
+@dataclass
+class Lineage:
+    """One history in the file, as it stands now."""
+
+    name: str
+    first: int
+    count: int
+    acked: int = 0
+    pruned: int = 0
+    pruned_id: str = ""
+    boot_id: str = ""
+    print: str = ""
+
+    @property
+    def pending(self) -> int:
+        """Writes the server does not have yet."""
+        return self.count - self.acked
+
+    def row(self, seq: int) -> int:
+        """The row number of write `seq`."""
+        return self.first + seq - 1
+
+    @property
+    def end(self) -> int:
+        """The row number of the last write."""
+        return self.first + self.count - 1
+
+
+class Outcome(msgspec.Struct, frozen=True):
+    """A write without effect, kept for people: `kind` is conflict, stale, rejected or dead."""
+
+    n: int
+    op_id: str
+    key: str
+    kind: str
+    reason: str
+    wall: float
+
+
+class Journal:
+    """Not thread-safe: its owner holds a mutex around each call. Nothing here waits for a server."""
+
+    def __init__(self, database: Database, runtime: Runtime, fingerprint: str) -> None:
+        """Open the file's tables and make sure that a lineage of this fingerprint is active.
+
+        Raises `FileDamaged` for a file that is no journal or one of a newer version.
+        """
+        self._database = database
+        self._runtime = runtime
+        self._boot_id = runtime.boot_id()
+        database.script("journal.sql")
+        self._check_version()
+        self.clean = self._swap_clean(False)
+        self.lineages = self._load()
+        if not self.lineages or self.active.print != fingerprint:
+            self._begin(fingerprint)
+        self._indexed = self._value("indexed", 0)
+        self.pending_bytes = self._measure()
+        self.retained_bytes = int(self._database.run("SELECT coalesce(sum(length(write)), 0) FROM rows")[0][0])
+
+    @property
+    def path(self) -> str:
+        """The file, or ":memory:"."""
+        return self._database.path
+
+    @property
+    def active(self) -> Lineage:
+        """The lineage that grows."""
+        return self.lineages[-1]
+
+    @property
+    def pending(self) -> int:
+        """Writes the server does not have yet."""
+        return sum(lineage.pending for lineage in self.lineages)
+
+    # --- opening --------------------------------------------------------------------------------
+
+    def _check_version(self) -> None:
+        found = self._value("schema", None)
+        if found is None:
+            self._database.run("INSERT INTO meta VALUES ('schema', ?)", (SCHEMA,))
+        elif found != SCHEMA:
+            raise FileDamaged(f"{self.path} was written by another version (schema {found}, this one knows {SCHEMA})")
+
+    def _value(self, name: str, default: Any) -> Any:
+        found = self._database.run("SELECT value FROM meta WHERE name = ?", (name,))
+        return found[0][0] if found else default
+
+    def _swap_clean(self, clean: bool) -> bool:
+        """Note whether the file was left in order; return whether it was before."""
+        before = bool(self._value("clean", 1))
+        self._database.run("INSERT OR REPLACE INTO meta VALUES ('clean', ?)", (int(clean),))
+        return before
+
+    def _load(self) -> list[Lineage]:
+        rows = self._database.run(
+            "SELECT name, first, count, acked, pruned, pruned_id, boot_id, print FROM lineages ORDER BY first, rowid"
+        )
+        last = self._database.run("SELECT coalesce(max(n), 0) FROM rows")[0][0]
+        found = []
+        for name, first, count, acked, pruned, pruned_id, boot_id, fingerprint in rows:
+            held = max(last - first + 1, pruned) if count is None else count
+            # after a loss of power the file may have fewer writes than the server acknowledged
+            found.append(Lineage(name, first, held, min(acked, held), pruned, pruned_id, boot_id, fingerprint))
+        return found
+
+    def _begin(self, fingerprint: str) -> None:
+        """Close the active lineage, if any, and begin a new one behind it."""
+        first = 1
+        with self._database.transaction():
+            if self.lineages:
+                self._database.run(
+                    "UPDATE lineages SET count = ? WHERE name = ?", (self.active.count, self.active.name)
+                )
+                first = self.active.end + 1
+            name = self._runtime.random_bytes(12).hex()
+            self._database.run(
+                "INSERT INTO lineages (name, first, boot_id, print) VALUES (?, ?, ?, ?)",
+                (name, first, self._boot_id, fingerprint),
+            )
+        self.lineages.append(Lineage(name, first, 0, boot_id=self._boot_id, print=fingerprint))
+
+    def _measure(self) -> int:
+        return sum(
+            self._database.run(
+                "SELECT coalesce(sum(length(write)), 0) FROM rows WHERE n BETWEEN ? AND ?",
+                (lineage.row(lineage.acked + 1), lineage.end),
+            )[0][0]
+            for lineage in self.lineages
+        )
+
+    # --- writing --------------------------------------------------------------------------------
+
+    def append(self, entries: Sequence[tuple[str, int, Write]]) -> list[Row]:
+        """Commit writes (operation id, hlc, write) together, all or none, and return their rows.
+
+        Raises `JournalFull` when the disk is full; then nothing was stored.
+        """
+        wall, boot = self._runtime.wall(), self._runtime.boottime()
+        while True:
+            n = self.active.end
+            rows = []
+            for op_id, hlc, write in entries:
+                n += 1
+                data = _encode(write)
+                rows.append((n, op_id, hlc, write.key, data, wall, boot, _is_blind(write)))
+            try:
+                self._insert(rows)
+                break
+            except AlreadyThere:
+                self._resume()  # another process wrote to this very file: go on behind it
+        size = sum(len(row[4]) for row in rows)
+        self.active.count += len(rows)
+        self.pending_bytes += size
+        self.retained_bytes += size
+        return [
+            Row(row[0], row[1], row[2], entry[2], wall, boot, len(row[4]))
+            for row, entry in zip(rows, entries, strict=True)
+        ]
+
+    def _insert(self, rows: list[Any]) -> None:
+        if len(rows) == 1:
+            self._database.run("INSERT INTO rows VALUES (?, ?, ?, ?, ?, ?, ?, ?)", rows[0])
+            return
+        with self._database.transaction():
+            self._database.many("INSERT INTO rows VALUES (?, ?, ?, ?, ?, ?, ?, ?)", rows)
+
+    def _resume(self) -> None:
+        last = self._database.run("SELECT coalesce(max(n), 0) FROM rows")[0][0]
+        self.active.count = last - self.active.first + 1
+        self.pending_bytes = self._measure()
+
+    # --- reading --------------------------------------------------------------------------------
+
+    def rows(self, lineage: Lineage, after: int, most: int, size: int) -> list[Row]:
+        """Writes of a lineage behind number `after`: at most `most`, and at most `size` bytes or one."""
+        found: list[Row] = []
+        total = 0
+        for raw in self._database.run(
+            "SELECT n, op_id, hlc, write, wall, boot FROM rows WHERE n BETWEEN ? AND ? ORDER BY n LIMIT ?",
+            (lineage.row(after + 1), lineage.end, most),
+        ):
+            row = _row(raw)
+            total += row.size
+            if found and total > size:
+                break
+            found.append(row)
+        return found
+
+    def rows_of(self, key: str, after: int) -> list[Row]:
+        """Every kept row of a key behind row number `after` that was not refused, in order."""
+        self._index()
+        return [
+            _row(raw)
+            for raw in self._database.run(
+                "SELECT n, op_id, hlc, write, wall, boot FROM rows WHERE n IN "
+                "(SELECT n FROM by_key WHERE key = ? AND n > ?) AND n NOT IN (SELECT n FROM outcomes) ORDER BY n",
+                (key, after),
+            )
+        ]
+
+    def is_pending(self, n: int) -> bool:
+        """Whether the server does not have row `n` yet."""
+        lineage = self.lineage_of(n)
+        return n > lineage.row(lineage.acked)
+
+    def last_writes(self, prefix: str) -> list[Write]:
+        """The last kept write of each key that begins with `prefix`."""
+        self._index()
+        return [
+            _decode(row[0])
+            for row in self._database.run(
+                "SELECT write FROM rows WHERE n IN (SELECT max(n) FROM by_key "
+                "WHERE key >= ? AND substr(key, 1, ?) = ? GROUP BY key) AND n NOT IN (SELECT n FROM outcomes)",
+                (prefix, len(prefix), prefix),
+            )
+        ]
+
+    def _index(self) -> None:
+        last = self.active.end
+        if self._indexed >= last:
+            return
+        with self._database.transaction():
+            self._database.run(
+                "INSERT OR IGNORE INTO by_key SELECT key, n FROM rows WHERE n > ?", (self._indexed,)
+            )
+            self._database.run("INSERT OR REPLACE INTO meta VALUES ('indexed', ?)", (last,))
+        self._indexed = last
+
+    def lineage_of(self, n: int) -> Lineage:
+        """The lineage that row number `n` belongs to."""
+        return next(lineage for lineage in reversed(self.lineages) if lineage.first <= n)
+
+    def op_id(self, lineage: Lineage, seq: int) -> str | None:
+        """The operation id of a lineage's write, None where the file does not have it."""
+        if seq == lineage.pruned:
+            return lineage.pruned_id
+        found = self._database.run(
+            "SELECT op_id FROM rows WHERE n = ? AND n BETWEEN ? AND ?", (lineage.row(seq), lineage.first, lineage.end)
+        )
+        return found[0][0] if found else None
+
+    def oldest_pending(self) -> float | None:
+        """Wall time at which the oldest pending write was made."""
+        for lineage in self.lineages:
+            if lineage.pending:
+                found = self._database.run("SELECT wall FROM rows WHERE n = ?", (lineage.row(lineage.acked + 1),))
+                return float(found[0][0]) if found else None
+        return None
+
+    # --- what the server said -------------------------------------------------------------------
+
+    def acknowledge(self, lineage: Lineage, seq: int, size: int | None = None) -> None:
+        """The server has writes up to `seq`; in memory until `save`. `size`: bytes that are done."""
+        lineage.acked = seq
+        self.pending_bytes = self._measure() if size is None else max(0, self.pending_bytes - size)
+
+    def rewind(self, lineage: Lineage, seq: int) -> None:
+        """The server has fewer writes than it had: durable at once."""
+        self.acknowledge(lineage, seq)
+        self.save()
+
+    def save(self) -> None:
+        """Write down how far the server is."""
+        self._database.many(
+            "UPDATE lineages SET acked = ? WHERE name = ?",
+            [(lineage.acked, lineage.name) for lineage in self.lineages],
+        )
+
+    def fork(self, lineage: Lineage, keep: int) -> str:
+        """Let the writes behind `keep` go on under a name derived from what they are.
+
+        Two copies that lose the same race derive the same name, so that the server takes their common
+        writes once. Returns the name.
+        """
+        first_moved = self.op_id(lineage, keep + 1) or ""
+        seed = f"{lineage.name} {keep} {first_moved}".encode()
+        name = hashlib.blake2b(seed, digest_size=12).hexdigest()
+        active = lineage is self.active
+        successor = Lineage(
+            name, lineage.row(keep + 1), lineage.count - keep, boot_id=lineage.boot_id, print=lineage.print
+        )
+        with self._database.transaction():
+            self._database.run("UPDATE lineages SET count = ?, acked = ? WHERE name = ?", (keep, keep, lineage.name))
+            self._database.run(
+                "INSERT OR REPLACE INTO lineages (name, first, count, boot_id, print) VALUES (?, ?, ?, ?, ?)",
+                (name, successor.first, None if active else successor.count, successor.boot_id, successor.print),
+            )
+        lineage.count = lineage.acked = keep
+        self.lineages.insert(self.lineages.index(lineage) + 1, successor)
+        self.pending_bytes = self._measure()
+        return name
+
+    def record(self, row: Row, kind: str, reason: str) -> None:
+        """Keep a write without effect for people to see."""
+        key, data = row.write.key, _encode(row.write)
+        self._database.run(
+            "INSERT OR REPLACE INTO outcomes VALUES (?, ?, ?, ?, ?, ?, ?)",
+            (row.n, row.op_id, key, kind, reason, data, row.wall),
+        )
+
+    def outcomes(self, kind: str = "", limit: int = 1000) -> list[Outcome]:
+        """The newest writes without effect, of one kind or of all."""
+        return [
+            Outcome(*row)
+            for row in self._database.run(
+                "SELECT n, op_id, key, kind, reason, wall FROM outcomes WHERE ? IN ('', kind) ORDER BY n DESC LIMIT ?",
+                (kind, limit),
+            )
+        ]
+
+    def count(self, kind: str) -> int:
+        """How many writes without effect of a kind are kept."""
+        return int(self._database.run("SELECT count(*) FROM outcomes WHERE kind = ?", (kind,))[0][0])
+
+    # --- keeping it small -----------------------------------------------------------------------
+
+    def prune(self, before: float, most_bytes: int, chunk: int = 2000) -> int:
+        """Forget applied rows made before wall time `before`, or the oldest past `most_bytes`; how many.
+
+        Only what the server has is forgotten, oldest first, at most `chunk` rows a call.
+        """
+        removed = 0
+        for lineage in list(self.lineages):
+            upto = self._prunable(lineage, before, most_bytes, chunk)
+            if upto > lineage.pruned:
+                removed += self._remove(lineage, upto)
+            if lineage.pruned < lineage.count:
+                break  # rows go oldest first
+            if lineage is not self.active:
+                self._database.run("DELETE FROM lineages WHERE name = ?", (lineage.name,))
+                self.lineages.remove(lineage)
+        return removed
+
+    def _prunable(self, lineage: Lineage, before: float, most_bytes: int, chunk: int) -> int:
+        """The last write of a lineage that may be forgotten now."""
+        upto, held = lineage.pruned, self.retained_bytes - self.pending_bytes
+        for n, wall, size in self._database.run(
+            "SELECT n, wall, length(write) FROM rows WHERE n BETWEEN ? AND ? ORDER BY n LIMIT ?",
+            (lineage.row(lineage.pruned + 1), lineage.row(lineage.acked), chunk),
+        ):
+            if wall >= before and held <= most_bytes:
+                break
+            held -= size
+            upto = n - lineage.first + 1
+        return upto
+
+    def _remove(self, lineage: Lineage, upto: int) -> int:
+        op_id = self.op_id(lineage, upto) or ""
+        start, end = lineage.row(lineage.pruned + 1), lineage.row(upto)
+        between = "WHERE n BETWEEN ? AND ?"
+        with self._database.transaction():
+            size = self._database.run(f"SELECT coalesce(sum(length(write)), 0) FROM rows {between}", (start, end))[0][0]
+            self._database.run(
+                f"DELETE FROM by_key WHERE (key, n) IN (SELECT key, n FROM rows {between})", (start, end)
+            )
+            self._database.run(f"DELETE FROM rows {between}", (start, end))
+            self._database.run(
+                "UPDATE lineages SET acked = ?, pruned = ?, pruned_id = ? WHERE name = ?",
+                (lineage.acked, upto, op_id, lineage.name),
+            )
+        removed = upto - lineage.pruned
+        lineage.pruned, lineage.pruned_id = upto, op_id
+        self.retained_bytes -= size
+        return removed
+
+    def coalesce(self, window: int = 20_000) -> int:
+        """Empty pending puts that the next write of the same key replaces; how many.
+
+        The row stays in its place, for the numbers must have no gap. Looks at the newest `window` rows.
+        """
+        pending = [lineage for lineage in self.lineages if lineage.pending]
+        if not pending:
+            return 0
+        start = max(pending[0].row(pending[0].acked + 1), self.active.end - window)
+        replaced = self._database.run(
+            "SELECT n, key FROM (SELECT n, key, blind, lead(blind) OVER (PARTITION BY key ORDER BY n) AS next "
+            "FROM rows WHERE n >= ?) WHERE blind AND next",
+            (start,),
+        )
+        with self._database.transaction():
+            self._database.many(
+                "UPDATE rows SET write = ?, blind = 0 WHERE n = ?", [(_encode(Blank(key)), n) for n, key in replaced]
+            )
+        self.pending_bytes = self._measure()
+        return len(replaced)
+
+    def close(self) -> None:
+        """Write down how far the server is, mark the file as left in order, and close it."""
+        self.save()
+        self._swap_clean(True)
+        self._database.close()
+
+    @property
+    def database(self) -> Database:
+        """The file, for the tables beside the journal's own."""
+        return self._database
+
+
+def _is_blind(write: Write) -> bool:
+    """Whether a write replaces a whole record whatever it was."""
+    return type(write) is Put and write.base is None
+
+
+def _row(raw: Sequence[Any]) -> Row:
+    n, op_id, hlc, data, wall, boot = raw
+    try:
+        write = _decode(data)
+    except msgspec.DecodeError as error:
+        raise FileDamaged(f"row {n} of the journal cannot be read") from error
+    return Row(n, op_id, hlc, write, wall, boot, len(data))

@@ -1,0 +1,209 @@
+"""The keeper: what a resilient store does while nobody calls.
+
+It sends what no caller waits for, reconnects with growing pauses, asks an idle server whether it
+forgot anything, adopts what ended processes left, writes down what is known, and prunes the journal.
+"""
+
+import contextlib
+from typing import TYPE_CHECKING
+
+from remanence import events
+from remanence.errors import RemanenceError, WorldError
+from remanence.protocols import Lifetime, Task
+from remanence.stores.drain import Drain
+
+if TYPE_CHECKING:
+    from remanence.stores.resilient import ResilientStore
+
+import msgspec
+
+TIDY_SECONDS = 1.0
+"""How often what is known is written down and old rows are pruned."""
+ADOPT_SECONDS = 5.0
+"""How often the folder is searched for journals left behind."""
+
+
+class Keeper:
+    """The background of one resilient store, started with its first write or read."""
+
+    def __init__(self, owner: "ResilientStore") -> None:
+        self._owner = owner
+        self._runtime = owner.runtime
+        self._wake = owner.runtime.signal()
+        self._task: Task | None = None
+        self._tidied = self._searched = self._beaten = owner.runtime.monotonic()
+        self._first_search = True
+
+    def start(self) -> None:
+        """Begin, once."""
+        if self._task is None and not self._owner.closed:
+            with self._owner.mutex:
+                if self._task is None:
+                    self._task = self._runtime.spawn("remanence-keeper", self._run)
+
+    def wake(self) -> None:
+        """There is something to do."""
+        self._wake.set()
+
+    async def stop(self, timeout: float) -> None:
+        """Wait for the end of what is under way, at most `timeout` seconds."""
+        self._wake.set()
+        if self._task is not None:
+            await self._task.join(timeout)
+
+    async def _run(self) -> None:
+        while not self._owner.closed:
+            await self._wake.wait(self._pause())
+            self._wake.clear()
+            if self._owner.closed:
+                return
+            try:
+                await self._tend()
+            except RemanenceError as error:
+                # the keeper must outlive any fault it meets; the fault is told and tried again later
+                self._owner.lost(error if isinstance(error, WorldError) else WorldError(str(error)))
+
+    def _pause(self) -> float:
+        """How long nothing needs doing unless somebody wakes us."""
+        contact, now = self._owner.contact, self._runtime.monotonic()
+        if not contact.available:
+            return max(0.001, contact.retry_at - now)
+        if self._owner.journal.pending and not self._owner.leading:
+            return 0.001
+        return min(TIDY_SECONDS, self._owner.settings.heartbeat)
+
+    async def _tend(self) -> None:
+        owner = self._owner
+        if not owner.contact.available:
+            await self._reconnect()
+        elif owner.journal.pending:
+            await self._send(owner.drain)
+        elif self._due("_beaten", owner.settings.heartbeat):
+            await self._beat()
+        if owner.contact.available and not owner.closed:
+            await self._tend_adopted()
+        if self._due("_tidied", TIDY_SECONDS):
+            await self._tidy()
+
+    def _due(self, name: str, every: float) -> bool:
+        now = self._runtime.monotonic()
+        if now - getattr(self, name) < every:
+            return False
+        setattr(self, name, now)
+        return True
+
+    async def _reconnect(self) -> None:
+        owner = self._owner
+        if self._runtime.monotonic() >= owner.contact.retry_at:
+            waiting = owner.journal.pending
+            started = self._runtime.monotonic()
+            if await self._lead_once(owner.drain) and waiting:
+                await self._send(owner.drain)
+                done = waiting - min(waiting, owner.journal.pending)
+                owner.tell.tell(events.Replayed(done, self._runtime.monotonic() - started), done)
+
+    async def _send(self, drain: Drain) -> None:
+        while drain.journal.pending and not self._owner.closed and await self._lead_once(drain):
+            await self._runtime.turn()
+
+    async def _lead_once(self, drain: Drain) -> bool:
+        """One batch as the leader; False when somebody else leads or the store is away."""
+        owner = self._owner
+        if not owner.take_lead():
+            return False
+        try:
+            return await owner.pump(drain, self._runtime.monotonic() + owner.settings.deadline)
+        finally:
+            owner.pass_on()
+
+    async def _beat(self) -> None:
+        """Ask the idle server whether it still has what it acknowledged."""
+        owner = self._owner
+        if owner.take_lead():
+            try:
+                limit = self._runtime.monotonic() + owner.settings.deadline
+                await owner.drain.handshake(limit, renew=not owner.drain.opened)
+                owner.reached()
+                owner.recovered()
+            except WorldError as error:
+                owner.drain.opened = False
+                owner.lost(error)
+            finally:
+                owner.pass_on()
+
+    # --- what ended processes left --------------------------------------------------------------
+
+    async def _tend_adopted(self) -> None:
+        owner = self._owner
+        if owner.settings.adopt and (self._first_search or self._due("_searched", ADOPT_SECONDS)):
+            self._first_search = False
+            with owner.mutex:
+                for journal in owner.shelf.orphans():
+                    drain = owner.adopt(journal)
+                    owner.tell.tell(events.OrphanAdopted(journal.path, drain.journal.pending))
+        beat = self._due("_beaten_adopted", owner.settings.heartbeat)
+        for drain in list(owner.adopted):
+            if drain.journal.pending or not drain.opened:
+                await self._send_adopted(drain)
+            elif beat:
+                with contextlib.suppress(WorldError):  # the own drain's next beat tells
+                    limit = self._runtime.monotonic() + owner.settings.deadline
+                    await drain.handshake(limit, renew=False)
+            self._discard_if_done(drain)
+
+    _beaten_adopted = 0.0
+
+    async def _send_adopted(self, drain: Drain) -> None:
+        owner = self._owner
+        while not owner.closed and (drain.journal.pending or not drain.opened):
+            if not await owner.pump(drain, self._runtime.monotonic() + owner.settings.deadline):
+                return
+
+    def _discard_if_done(self, drain: Drain) -> None:
+        owner, journal = self._owner, drain.journal
+        kept = any(lineage.pruned < lineage.count for lineage in journal.lineages)
+        if not kept and not journal.count("dead"):
+            with owner.mutex:
+                owner.adopted.remove(drain)
+                owner.shelf.release(journal, discard=True)
+
+    # --- keeping it small -----------------------------------------------------------------------
+
+    async def _tidy(self) -> None:
+        owner = self._owner
+        await self._learn_lifetimes()
+        with owner.mutex:
+            if owner.closed:
+                return
+            self.remember()
+            before = self._runtime.wall() - owner.settings.retain
+            for drain in [owner.drain, *owner.adopted]:
+                drain.journal.save()
+                drain.journal.prune(before, owner.settings.retain_bytes)
+
+    def remember(self) -> None:
+        """Write what is known to disk."""
+        known = self._owner.drain.known
+        known.save(known.dirty(1 << 30))
+        known.trim()
+
+    async def _learn_lifetimes(self) -> None:
+        """Ask when what was read will expire, so that it also expires here while the server is away."""
+        owner, known = self._owner, self._owner.drain.known
+        with owner.mutex:
+            keys = known.dirty(500)
+        if not keys or not owner.contact.available:
+            return
+        try:
+            asks = [Lifetime(key) for key in keys]
+            told, _ = await owner.store.read(asks, self._runtime.monotonic() + owner.settings.deadline)
+        except WorldError:
+            return  # only a refinement; the next call that needs the server tells
+        now = self._runtime.wall()
+        with owner.mutex:
+            for key, left in zip(keys, told, strict=True):
+                before = known.get(key)
+                if before is not None and isinstance(left, int) and left >= 0:
+                    known.put(key, msgspec.structs.replace(before, expires=now + left / 1000))
+
+

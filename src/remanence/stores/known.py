@@ -1,0 +1,158 @@
+"""What this process knows of the server's records, for reads while the server is away.
+
+Kept in memory within a byte budget and written to the journal's file in the background. An entry says
+up to which row of this journal it is exact; later rows are folded over it (`stores.folding`).
+"""
+
+from collections import OrderedDict
+from collections.abc import Sequence
+
+import msgspec
+
+from remanence.model import ABSENT, Record
+from remanence.wire.sqlite import Database
+
+TAIL_ITEMS = 500
+"""Items of a list's end that are remembered: several context windows of messages."""
+_encoder = msgspec.msgpack.Encoder()
+
+
+class Document(msgspec.Struct, frozen=True, array_like=True, tag="d"):
+    """A record as the server last told it; `body` None where there was none."""
+
+    body: bytes | None
+    etag: str = ""
+    hlc: int = 0
+
+
+class ListTail(msgspec.Struct, frozen=True, array_like=True, tag="l"):
+    """The end of a list and its length; `length` -1 where only own appends are known."""
+
+    items: tuple[bytes, ...]
+    length: int
+
+
+Entry = Document | ListTail
+_decoder = msgspec.msgpack.Decoder(Entry)
+
+
+class Knowledge(msgspec.Struct, frozen=True):
+    """An entry, the row it is exact up to, when the server said it and when it expires (wall seconds)."""
+
+    n: int
+    entry: Entry
+    wall: float
+    expires: float | None = None
+
+
+class Known:
+    """Not thread-safe: its owner holds a mutex around each call."""
+
+    def __init__(self, database: Database, *, records: int, budget: int = 8 << 20) -> None:
+        """`records`: most entries on disk; `budget`: bytes held in memory."""
+        self._database = database
+        self._records = records
+        self._budget = budget
+        self._size = 0
+        self._entries: OrderedDict[str, Knowledge] = OrderedDict()
+        self._dirty: set[str] = set()
+
+    def get(self, key: str) -> Knowledge | None:
+        """What is known of `key`, from memory or disk."""
+        found = self._entries.get(key)
+        if found is not None:
+            self._entries.move_to_end(key)
+            return found
+        rows = self._database.run("SELECT n, entry, wall, expires FROM known WHERE key = ?", (key,))
+        if not rows:
+            return None
+        n, data, wall, expires = rows[0]
+        return Knowledge(n, _decoder.decode(data), wall, expires)
+
+    def document(self, key: str) -> Knowledge | None:
+        """What memory alone holds of a record: cheap enough to ask on each write."""
+        found = self._entries.get(key)
+        return found if found is not None and isinstance(found.entry, Document) else None
+
+    def put(self, key: str, knowledge: Knowledge) -> None:
+        """Remember, newest last; what no longer fits in memory goes to disk."""
+        if self._records == 0:
+            return
+        before = self._entries.pop(key, None)
+        if before is not None:
+            self._size -= _size(before.entry)
+        self._entries[key] = knowledge
+        self._dirty.add(key)
+        self._size += _size(knowledge.entry)
+        while self._size > self._budget and len(self._entries) > 1:
+            oldest = next(iter(self._entries))
+            if oldest in self._dirty:
+                self.save([oldest])
+            self._size -= _size(self._entries.pop(oldest).entry)
+
+    def extend(self, key: str, n: int, items: Sequence[bytes], wall: float, expires: float | None) -> None:
+        """Own items were appended to the list by row `n`."""
+        before = self.get(key)
+        old = before.entry if before is not None else None
+        if isinstance(old, Document) and old.body is None:
+            old = ListTail((), 0)
+        if not isinstance(old, ListTail):
+            old = ListTail((), -1)
+        length = old.length + len(items) if old.length >= 0 else -1
+        entry = ListTail((*old.items, *items)[-TAIL_ITEMS:], length)
+        self.put(key, Knowledge(n, entry, wall, expires))
+
+    def forget(self, keys: Sequence[str]) -> None:
+        """Drop entries whose basis is gone."""
+        for key in keys:
+            before = self._entries.pop(key, None)
+            if before is not None:
+                self._size -= _size(before.entry)
+            self._dirty.discard(key)
+        self._database.many("DELETE FROM known WHERE key = ?", [(key,) for key in keys])
+
+    def dirty(self, most: int) -> list[str]:
+        """Keys not yet on disk."""
+        return [key for key, _ in zip(self._dirty, range(most), strict=False)]
+
+    def save(self, keys: Sequence[str]) -> None:
+        """Write entries to disk and keep the table within its number of records."""
+        rows = [
+            (key, k.n, _encoder.encode(k.entry), k.expires, k.wall)
+            for key in keys
+            if (k := self._entries.get(key)) is not None
+        ]
+        self._database.many("INSERT OR REPLACE INTO known VALUES (?, ?, ?, ?, ?)", rows)
+        self._dirty.difference_update(keys)
+
+    def trim(self) -> None:
+        """Forget the oldest entries on disk past the number of records kept."""
+        count = self._database.run("SELECT count(*) FROM known")[0][0]
+        if count > self._records:
+            self._database.run(
+                "DELETE FROM known WHERE key IN (SELECT key FROM known ORDER BY wall LIMIT ?)", (count - self._records,)
+            )
+
+    def keys(self, prefix: str) -> list[str]:
+        """Keys that are known to exist and begin with `prefix`."""
+        self.save(list(self._dirty))
+        rows = self._database.run(
+            "SELECT key, entry FROM known WHERE key >= ? AND substr(key, 1, ?) = ?", (prefix, len(prefix), prefix)
+        )
+        return [key for key, data in rows if exists(_decoder.decode(data))]
+
+
+def exists(entry: Entry) -> bool:
+    """Whether there was something at the key."""
+    return entry.body is not None if isinstance(entry, Document) else bool(entry.items)
+
+
+def of_record(record: Record | None) -> Document:
+    """A record as an entry."""
+    return Document(None, ABSENT) if record is None else Document(record.body, record.etag, record.hlc)
+
+
+def _size(entry: Entry) -> int:
+    if isinstance(entry, Document):
+        return 200 + len(entry.body or b"")
+    return 200 + sum(map(len, entry.items)) + 40 * len(entry.items)

@@ -1,0 +1,208 @@
+"""Reading through a resilient store: the server's answer with own pending writes, or what is known here."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from remanence.errors import DeadlineExceeded, Misconfigured, PoolExhausted, Unavailable, WorldError
+from remanence.model import Delete, Reading, Record
+from remanence.protocols import Ask, Fetch, Length, Lifetime, Tail, Told
+from remanence.stores.drain import Drain
+from remanence.stores.folding import Late, View, answer, fold
+from remanence.stores.journal import Row
+from remanence.stores.known import TAIL_ITEMS, Knowledge, ListTail, of_record
+
+if TYPE_CHECKING:
+    from remanence.stores.resilient import ResilientStore
+
+_Pending = tuple[Drain, Row]
+
+
+class Reader:
+    """The reading half of a resilient store."""
+
+    def __init__(self, owner: "ResilientStore") -> None:
+        self._owner = owner
+
+    async def read(self, asks: Sequence[Ask], limit: float) -> list[Reading[Any]]:
+        """Answers, from the store where it answers by `limit`, else from here."""
+        owner = self._owner
+        for attempt in (1, 2):
+            if not owner.contact.readable:
+                break
+            try:
+                return await self._from_store(asks, limit)
+            except WorldError as error:
+                stale_link = attempt == 1 and owner.contact.ready
+                if stale_link and not isinstance(error, DeadlineExceeded | Misconfigured):
+                    continue  # the server may just have restarted: one more try on a new connection
+                if isinstance(error, PoolExhausted):
+                    raise
+                owner.failed(error)
+        return [self._local(ask) for ask in asks]
+
+    # --- from the store -------------------------------------------------------------------------
+
+    async def _from_store(self, asks: Sequence[Ask], limit: float) -> list[Reading[Any]]:
+        owner = self._owner
+        with owner.mutex:
+            at = owner.journal.active.end
+            drains = [drain for drain in [*owner.adopted, owner.drain] if drain.journal.pending]
+            late = {ask.key: self._pending(drains, ask.key) for ask in asks} if drains else {}
+        if not any(late.values()):
+            told, _ = await owner.store.read(asks, limit)
+            owner.reached()
+            self._remember(asks, told, at)
+            return [Reading(_raised(each)) for each in told]
+        return await self._overlaid(asks, late, drains, limit)
+
+    def _pending(self, drains: Sequence[Drain], key: str) -> list[_Pending]:
+        return [
+            (drain, row)
+            for drain in drains
+            for row in drain.journal.rows_of(key, 0)
+            if drain.journal.is_pending(row.n)
+        ]
+
+    async def _overlaid(
+        self, asks: Sequence[Ask], late: dict[str, list[_Pending]], drains: Sequence[Drain], limit: float
+    ) -> list[Reading[Any]]:
+        """Ask for the watermarks in the same moment, and fold over the answer what lies behind them."""
+        lineages = [(d, lineage) for d in drains for lineage in d.journal.lineages if lineage.pending]
+        wide = [each for ask in asks for each in _widened(ask)]
+        told, seqs = await self._owner.store.read(wide, limit, [lineage.name for _, lineage in lineages])
+        self._owner.reached()
+        applied = {
+            (id(drain), n)
+            for (drain, lineage), seq in zip(lineages, seqs, strict=True)
+            for n in range(lineage.row(lineage.acked + 1), lineage.row(seq) + 1)
+        }
+        found, at = [], 0
+        for ask in asks:
+            size = len(_widened(ask))
+            rest = [(drain, row) for drain, row in late[ask.key] if (id(drain), row.n) not in applied]
+            found.append(Reading(self._combined(ask, told[at : at + size], rest)))
+            at += size
+        return found
+
+    def _combined(self, ask: Ask, told: Sequence[Told], late: Sequence[_Pending]) -> Told:
+        view = _view(ask, [_raised(each) for each in told])
+        return answer(ask, fold(view, self._late(late)))
+
+    def _late(self, rows: Sequence[_Pending]) -> list[Late]:
+        return [
+            Late(row.op_id, row.hlc, row.write, drain.age(drain.journal.lineage_of(row.n), row)) for drain, row in rows
+        ]
+
+    def _remember(self, asks: Sequence[Ask], told: Sequence[Told], at: int) -> None:
+        owner = self._owner
+        wall = owner.runtime.wall()
+        with owner.mutex:
+            known = owner.drain.known
+            unchanged = owner.journal.active.end == at
+            for ask, each in zip(asks, told, strict=True):
+                if isinstance(ask, Fetch) and (each is None or isinstance(each, Record)):
+                    known.put(ask.key, Knowledge(at, of_record(each), wall))
+                elif isinstance(ask, Tail) and isinstance(each, list) and ask.stop == -1 and unchanged:
+                    known.put(ask.key, Knowledge(at, _list_tail(ask, each), wall))
+
+    # --- from here ------------------------------------------------------------------------------
+
+    def _local(self, ask: Ask) -> Reading[Any]:
+        """What this process knows: the last it heard, with its own later writes."""
+        owner = self._owner
+        with owner.mutex:
+            knowledge = owner.drain.known.get(ask.key)
+            after = knowledge.n if knowledge else 0
+            rows = [(drain, row) for drain in owner.adopted for row in drain.journal.rows_of(ask.key, 0)]
+            rows += [(owner.drain, row) for row in owner.journal.rows_of(ask.key, after)]
+            late = self._late(rows)
+        view = self._known_view(ask.key, knowledge)
+        fold(view, late)
+        if not (view.known or view.items or view.touched):
+            raise self._unknown(ask.key)
+        return Reading(answer(ask, view), "local", knowledge.wall if knowledge else None)
+
+    def _known_view(self, key: str, knowledge: Knowledge | None) -> View:
+        if knowledge is None:
+            return View(key, items=[])
+        wall = self._owner.runtime.wall()
+        if knowledge.expires is not None and knowledge.expires <= wall:
+            return View(key, known=True, items=[], length=0)
+        left = -1 if knowledge.expires is None else max(1, int((knowledge.expires - wall) * 1000))
+        entry = knowledge.entry
+        if isinstance(entry, ListTail):
+            return View(key, known=True, items=list(entry.items), length=entry.length, left=left)
+        record = None if entry.body is None else Record(key, entry.body, entry.etag, entry.hlc)
+        return View(key, known=True, record=record, items=[], length=0, left=left)
+
+    def _unknown(self, key: str) -> WorldError:
+        """The error that keeps the server away, said of this key."""
+        error = self._owner.contact.error
+        reason = str(error) if error else "the server is away"
+        kind = type(error) if isinstance(error, Unavailable | Misconfigured) else Unavailable
+        return kind(f"{reason}; {key} is not known here")
+
+    # --- keys -----------------------------------------------------------------------------------
+
+    async def scan(self, prefix: str, cursor: str, count: int, limit: float) -> tuple[list[str], str]:
+        """One page of keys with pending writes considered; while the store is away, all that is known."""
+        owner = self._owner
+        if owner.contact.readable:
+            try:
+                keys, following = await owner.store.scan(prefix, cursor, count, limit)
+            except WorldError as error:
+                owner.failed(error)
+            else:
+                owner.reached()
+                changed = self._changed(prefix) if owner.journal.pending else {}
+                keys = [key for key in keys if changed.get(key, True)]
+                if not following:
+                    seen = set(keys)
+                    keys += [key for key, there in changed.items() if there and key not in seen]
+                return keys, following
+        with owner.mutex:
+            changed = self._changed(prefix)
+            known = set(owner.drain.known.keys(prefix))
+        gone = {key for key, there in changed.items() if not there}
+        return sorted((known | set(changed)) - gone), ""
+
+    def _changed(self, prefix: str) -> dict[str, bool]:
+        """Keys this process wrote lately, and whether its last write left something there."""
+        with self._owner.mutex:
+            found: dict[str, bool] = {}
+            for drain in [*self._owner.adopted, self._owner.drain]:
+                for write in drain.journal.last_writes(prefix):
+                    found[write.key] = not isinstance(write, Delete)
+            return found
+
+
+def _raised(told: Told) -> Any:
+    if isinstance(told, Exception):
+        raise told
+    return told
+
+
+def _widened(ask: Ask) -> list[Ask]:
+    """What must be asked so that pending writes can be folded in."""
+    if isinstance(ask, Tail):
+        return [Tail(ask.key, ask.start, -1), Length(ask.key)]
+    return [ask]
+
+
+def _view(ask: Ask, told: Sequence[Any]) -> View:
+    match ask:
+        case Fetch():
+            return View(ask.key, known=True, record=told[0], items=[], length=0)
+        case Tail():
+            return View(ask.key, known=True, items=list(told[0]), length=told[1])
+        case Length():
+            return View(ask.key, known=True, items=[], length=told[0])
+        case Lifetime():
+            there = Record(ask.key, b"", "") if told[0] != -2 else None
+            return View(ask.key, known=True, record=there, items=[], length=0, left=told[0])
+
+
+def _list_tail(ask: Tail, items: list[bytes]) -> ListTail:
+    whole = ask.start == 0 or (ask.start < 0 and len(items) < -ask.start)
+    return ListTail(tuple(items[-TAIL_ITEMS:]), len(items) if whole else -1)
+

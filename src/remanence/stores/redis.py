@@ -1,0 +1,309 @@
+"""The store on one Redis or Valkey server: scripts for writes, pipelines for reads."""
+
+import hashlib
+from collections import deque
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from importlib import resources
+from typing import Any, TypeVar
+
+from remanence.errors import PoolExhausted, RemanenceError, WrongKind
+from remanence.model import Append, Batch, Delete, Op, Outcome, Put, Record, Touch, Watermark
+from remanence.protocols import Ask, Fetch, Length, Lifetime, Runtime, Signal, Tail, Told
+from remanence.wire import codec
+from remanence.wire.keys import Keyspace, glob_literal
+from remanence.wire.redis import Command, Connect, Link, Refusal, refused
+
+T = TypeVar("T")
+
+
+class Script:
+    """A Lua script by its digest, sent whole only where the server does not know it."""
+
+    def __init__(self, name: str) -> None:
+        self.text = resources.files("remanence.wire").joinpath("lua", name).read_text(encoding="utf-8")
+        self.digest = hashlib.sha1(self.text.encode(), usedforsecurity=False).hexdigest()
+
+    async def call(self, link: Link, arguments: Sequence[Any], deadline: float) -> Any:
+        """Run with `arguments` (number of keys, keys, values); the same ones again on NOSCRIPT."""
+        reply = (await link.exchange([("EVALSHA", self.digest, *arguments)], deadline))[0]
+        if isinstance(reply, Refusal) and reply.word == "NOSCRIPT":
+            reply = (await link.exchange([("EVAL", self.text, *arguments)], deadline))[0]
+        if isinstance(reply, Refusal):
+            raise refused(reply)
+        return reply
+
+
+class LinkPool:
+    """At most `size` links, lent one caller at a time; who waits is served in order."""
+
+    def __init__(self, connect: Connect, runtime: Runtime, size: int) -> None:
+        self._connect = connect
+        self._runtime = runtime
+        self._size = size
+        self._idle: list[Link] = []
+        self._lent = 0
+        self._waiting: deque[Signal] = deque()
+        self._mutex = runtime.mutex()
+
+    async def use(self, deadline: float, work: Callable[[Link], Awaitable[T]]) -> T:
+        """Lend a link to `work`. After an error the link, and the idle ones beside it, are closed."""
+        link = await self._borrow(deadline)
+        try:
+            result = await work(link)
+        except BaseException:
+            link.close()
+            self._forget_idle()
+            self._give_back(None)
+            raise
+        self._give_back(link)
+        return result
+
+    async def _borrow(self, deadline: float) -> Link:
+        while True:
+            with self._mutex:
+                if self._idle:
+                    self._lent += 1
+                    return self._idle.pop()
+                if self._lent < self._size:
+                    self._lent += 1
+                    break
+                turn = self._runtime.signal()
+                self._waiting.append(turn)
+            if not await self._await_turn(turn, deadline):
+                raise PoolExhausted("all connections were busy up to the deadline (REMANENCE_POOL)")
+        try:
+            return await self._connect(deadline)
+        except BaseException:
+            self._give_back(None)
+            raise
+
+    async def _await_turn(self, turn: Signal, deadline: float) -> bool:
+        try:
+            woken = await turn.wait(max(0.0, deadline - self._runtime.monotonic()))
+        except BaseException:
+            self._leave_queue(turn)
+            raise
+        if not woken:
+            self._leave_queue(turn)
+        return woken
+
+    def _leave_queue(self, turn: Signal) -> None:
+        """Stop waiting; a wake-up that came too late goes to the next in the queue."""
+        with self._mutex:
+            if turn in self._waiting:
+                self._waiting.remove(turn)
+            elif self._waiting:
+                self._waiting.popleft().set()
+
+    def _give_back(self, link: Link | None) -> None:
+        with self._mutex:
+            self._lent -= 1
+            if link is not None:
+                self._idle.append(link)
+            if self._waiting:
+                self._waiting.popleft().set()
+
+    def _forget_idle(self) -> None:
+        with self._mutex:
+            idle, self._idle = self._idle, []
+        for link in idle:
+            link.close()
+
+    def close(self) -> None:
+        """Close the idle links."""
+        self._forget_idle()
+
+
+
+class RedisStore:
+    """Records and lists on one server, at the names `Keyspace` spells. See `Store` for the contract."""
+
+    def __init__(
+        self,
+        connect: Connect,
+        runtime: Runtime,
+        keyspace: Keyspace,
+        *,
+        pool: int = 4,
+        log_length: int = 100_000,
+        tombstone_ttl: float = 604800.0,
+        watermark_ttl: float = 2592000.0,
+    ) -> None:
+        """`pool` links for reads beside the one for writes; lifetimes in seconds."""
+        self._keys = keyspace
+        self._writer = LinkPool(connect, runtime, 1)
+        self._readers = LinkPool(connect, runtime, pool)
+        self._log_length = log_length
+        self._tombstone_ms = int(tombstone_ttl * 1000)
+        self._watermark_ms = int(watermark_ttl * 1000)
+        self._apply, self._open, self._forward = (Script(f"{n}.lua") for n in ("apply", "open", "forward"))
+
+    async def open(self, lineage: str, nonce: str, deadline: float) -> Watermark:
+        """See `Store.open`."""
+        arguments = (1, self._keys.watermark(lineage), nonce, self._watermark_ms)
+        reply = await self._writer.use(deadline, lambda link: self._open.call(link, arguments, deadline))
+        seq, op_id, first, results, highest, clock = reply
+        return Watermark(
+            seq=int(seq),
+            op_id=op_id.decode(),
+            results_from=int(first),
+            results=_results(results, int(seq) - int(first) + 1 if int(first) else 0),
+            highest=int(highest),
+            clock=int(clock),
+        )
+
+    async def forward(self, lineage: str, nonce: str, seq: int, op_id: str, deadline: float) -> bool:
+        """See `Store.forward`."""
+        arguments = (1, self._keys.watermark(lineage), nonce, seq, op_id)
+        reply = await self._writer.use(deadline, lambda link: self._forward.call(link, arguments, deadline))
+        return bool(reply)
+
+    async def apply(self, batch: Batch, deadline: float) -> Outcome:
+        """See `Store.apply`."""
+        arguments = self._arguments(batch)
+        reply = await self._writer.use(deadline, lambda link: self._apply.call(link, arguments, deadline))
+        status, seq, highest, results = reply[:4]
+        moved = status == b"moved"
+        if status not in (b"ok", b"moved"):
+            return Outcome("fenced" if status == b"fenced" else "gap", int(seq))
+        count = int(seq) - batch.first + 1 if moved else len(batch.ops)
+        current = reply[4] if moved and len(reply) > 4 else None
+        return Outcome("ok", int(seq), int(highest), _results(results, count), moved, current)
+
+    def _arguments(self, batch: Batch) -> list[Any]:
+        keys = self._keys
+        watermark = keys.watermark(batch.lineage)
+        lineage, needed = batch.prev or (batch.lineage, 0)
+        named: list[Any] = [watermark, keys.log, keys.watermark(lineage) if needed else watermark]
+        values: list[Any] = [
+            batch.lineage, batch.nonce, batch.first, needed, self._log_length, self._tombstone_ms, len(batch.ops)
+        ]  # fmt: skip
+        for op in batch.ops:
+            named += (keys.data(op.write.key), keys.tombstone(op.write.key))
+            values += _fields(op)
+        return [len(named), *named, *values]
+
+    async def read(
+        self, asks: Sequence[Ask], deadline: float, marks: Sequence[str] = ()
+    ) -> tuple[list[Told], list[int]]:
+        """See `Store.read`."""
+        commands: list[Command] = [self._command(ask) for ask in asks]
+        if marks:
+            follow = [("HGET", self._keys.watermark(lineage), "s") for lineage in marks]
+            commands = [("MULTI",), *follow, *commands, ("EXEC",)]
+        replies = await self._exchange(commands, deadline)
+        if marks:
+            replies = _executed(replies)
+        seqs = [int(reply or 0) for reply in replies[: len(marks)]]
+        return [_told(ask, reply) for ask, reply in zip(asks, replies[len(marks) :], strict=True)], seqs
+
+    def _command(self, ask: Ask) -> Command:
+        name = self._keys.data(ask.key)
+        match ask:
+            case Fetch():
+                return ("GET", name)
+            case Tail():
+                return ("LRANGE", name, ask.start, ask.stop)
+            case Length():
+                return ("LLEN", name)
+            case Lifetime():
+                return ("PTTL", name)
+
+    async def _exchange(self, commands: Sequence[Command], deadline: float) -> list[Any]:
+        return await self._readers.use(deadline, lambda link: link.exchange(commands, deadline))
+
+    async def scan(self, prefix: str, cursor: str, count: int, deadline: float) -> tuple[list[str], str]:
+        """See `Store.scan`. One SCAN, never KEYS; a page may be empty before the end."""
+        pattern = glob_literal(self._keys.data(prefix)) + "*"
+        reply = _checked((await self._exchange([("SCAN", cursor or "0", "MATCH", pattern, "COUNT", count)], deadline))[0])
+        following = reply[0].decode()
+        names = [self._keys.key(name.decode("utf-8", "surrogateescape")) for name in reply[1]]
+        return names, "" if following == "0" else following
+
+    async def history(self, lineage: str, limit: int, deadline: float) -> list[tuple[int, str]]:
+        """See `Store.history`. Reads the log backwards in pages until `limit` entries are found."""
+        found: list[tuple[int, str]] = []
+        before = "+"
+        while len(found) < limit:
+            page = _checked((await self._exchange([("XREVRANGE", self._keys.log, before, "-", "COUNT", 1000)], deadline))[0])
+            for _, fields in page:
+                entry = dict(zip(fields[::2], fields[1::2], strict=True))
+                name, _, seq = entry[b"w"].decode().rpartition(" ")
+                if name == lineage:
+                    found.append((int(seq), entry[b"o"].decode()))
+            if len(page) < 1000:
+                break
+            before = "(" + page[-1][0].decode()
+        return found[:limit]
+
+    async def facts(self, deadline: float) -> Mapping[str, str]:
+        """See `Store.facts`."""
+        replies = await self._exchange([("INFO",), ("DBSIZE",), ("TIME",)], deadline)
+        found: dict[str, str] = {}
+        for line in _checked(replies[0]).decode("utf-8", "replace").splitlines():
+            name, colon, value = line.partition(":")
+            if colon:
+                found[name] = value
+        found["keys"] = str(_checked(replies[1]))
+        seconds, micros = _checked(replies[2])
+        found["time"] = f"{int(seconds)}.{int(micros):06d}"
+        found["kind"] = "valkey" if "valkey_version" in found else "redis"
+        found["version"] = found.get("valkey_version") or found.get("redis_version", "")
+        return found
+
+    async def close(self) -> None:
+        """See `Store.close`."""
+        self._writer.close()
+        self._readers.close()
+
+
+def _fields(op: Op) -> tuple[Any, ...]:
+    """An op as the script's arguments."""
+    write = op.write
+    flags = ("l" if op.live else "") + ("m" if op.merge else "") + ("f" if op.folded else "")
+    match write:
+        case Put():
+            return ("put", op.op_id, op.hlc, flags, write.base or "", write.ttl, 1, write.body)
+        case Append():
+            return ("append", op.op_id, op.hlc, flags, "", write.ttl, len(write.items), *write.items)
+        case Delete():
+            return ("delete", op.op_id, op.hlc, flags, write.base or "", 0, 0)
+        case Touch():
+            return ("touch", op.op_id, op.hlc, flags, "", write.ttl, 0)
+        case _:
+            return ("blank", op.op_id, op.hlc, flags, write.base or "", 0, 0)
+
+
+def _results(joined: bytes, count: int) -> tuple[str, ...]:
+    """The script's results: "" stands for all ok."""
+    return tuple(joined.decode().split(",")) if joined else ("ok",) * count
+
+
+def _checked(reply: Any) -> Any:
+    if isinstance(reply, Refusal):
+        raise refused(reply)
+    return reply
+
+
+def _executed(replies: list[Any]) -> list[Any]:
+    """What EXEC brought, or the refusal that kept it from running."""
+    for reply in replies[:-1]:
+        _checked(reply)
+    executed: list[Any] = _checked(replies[-1])
+    return executed
+
+
+def _told(ask: Ask, reply: Any) -> Told:
+    """A reply as the ask's answer; a key of another type is that answer's error alone."""
+    if isinstance(reply, Refusal):
+        error: RemanenceError = refused(reply, ask.key)
+        if isinstance(error, WrongKind):
+            return error
+        raise error
+    if isinstance(ask, Fetch):
+        if reply is None:
+            return None
+        body, etag, hlc = codec.split(reply)
+        return Record(ask.key, body, etag, hlc)
+    told: list[bytes] | int = reply
+    return told

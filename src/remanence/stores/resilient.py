@@ -1,0 +1,444 @@
+"""The resilient way to a store: every write is on this machine's disk before it travels.
+
+A write commits to the journal, then whoever wrote sends for everybody who waits (one batch in flight).
+It returns when the store has applied it or, past its deadline or with the store away, when the journal
+has it. A keeper in the background sends what nobody waits for, notices a store that came back or
+forgot, adopts what ended processes left, and keeps the journal small.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+from remanence import events
+from remanence.errors import (
+    Closed,
+    DeadlineExceeded,
+    JournalFull,
+    Misconfigured,
+    PoolExhausted,
+    Unavailable,
+    WorldError,
+)
+from remanence.model import Reading, Receipt, Write
+from remanence.protocols import Ack, Ask, Runtime, Signal, Status, Store
+from remanence.settings import Settings
+from remanence.stores.drain import Drain, Settled
+from remanence.stores.journal import Journal, Row
+from remanence.stores.keeper import Keeper
+from remanence.stores.known import Known
+from remanence.stores.reader import Reader
+from remanence.stores.shelf import Shelf
+from remanence.wire.identity import op_id
+from remanence.wire.sqlite import FileDamaged
+
+
+class Ticket:
+    """A caller's writes on their way: which are settled, and the signal it waits for."""
+
+    __slots__ = ("error", "left", "op_ids", "receipts", "rows", "signal", "writes")
+
+    def __init__(self, writes: Sequence[Write], op_ids: Sequence[str]) -> None:
+        self.writes = writes
+        self.op_ids = op_ids
+        self.rows: Sequence[int] = ()
+        self.receipts: dict[int, Receipt] = {}
+        self.left = len(op_ids)
+        self.signal: Signal | None = None
+        self.error: Exception | None = None
+
+
+class Contact(msgspec.Struct):
+    """What is known of the store's health."""
+
+    available: bool = True
+    readable: bool = True
+    """Away for writes, it may still answer reads: out of memory, or a replica."""
+    ready: bool = False
+    reason: str = ""
+    error: WorldError | None = None
+    last: float | None = None
+    lost_at: float = 0.0
+    failures: int = 0
+    retry_at: float = 0.0
+
+
+class ResilientStore:
+    """A `Gateway` over a journal and a store. One per process and deployment."""
+
+    def __init__(self, store: Store, shelf: Shelf, runtime: Runtime, settings: Settings, tell: events.Events) -> None:
+        """Opens the journal; does not talk to the store. Raises `JournalUnusable`."""
+        self.store = store
+        self.runtime = runtime
+        self.settings = settings
+        self.tell = tell
+        self.shelf = shelf
+        self.contact = Contact()
+        self.mutex = runtime.mutex()
+        self.closed = False
+        self.leading = False
+        self._waiting: dict[int, Ticket] = {}
+        self._queue: list[Ticket] = []
+        self._clock = 0
+        self.drain = self._drain_of(shelf.own())
+        self.adopted: list[Drain] = []
+        self.keeper = Keeper(self)
+        self._reader = Reader(self)
+        self._filling = 0
+
+    def _drain_of(self, journal: Journal) -> Drain:
+        known = Known(journal.database, records=self.settings.local_records)
+        return Drain(journal, known, self.store, self.runtime, self.settings, self.tell, self._settle)
+
+    def adopt(self, journal: Journal) -> Drain:
+        """Take over a journal that an ended process left."""
+        drain = Drain(
+            journal,
+            Known(journal.database, records=0),
+            self.store,
+            self.runtime,
+            self.settings,
+            self.tell,
+            lambda settled: None,  # whoever waited for these has ended
+        )
+        self.adopted.append(drain)
+        return drain
+
+    @property
+    def journal(self) -> Journal:
+        """The journal this process writes to."""
+        return self.drain.journal
+
+    # --- writing --------------------------------------------------------------------------------
+
+    async def write(
+        self, writes: Sequence[Write], *, ack: Ack | None = None, deadline: float | None = None
+    ) -> list[Receipt]:
+        """See `Gateway.write`. Raises `JournalFull`, and with ack "store" `Unavailable` past the deadline."""
+        if self.closed:
+            raise Closed("this memory was closed: open a new one")
+        wanted = ack or (self.settings.ack if self.settings.fallback else "store")
+        limit = self.runtime.monotonic() + (self.settings.deadline if deadline is None else deadline)
+        ticket = await self._journal(writes, limit)
+        if ticket is None:
+            return [Receipt("rejected", "", reason="dropped: the journal is full") for _ in writes]
+        self.keeper.start()
+        if wanted == "journal":
+            self.keeper.wake()
+        else:
+            await self._await_store(ticket, limit)
+        if wanted == "store" and ticket.left:
+            raise self._unavailable()
+        return self._receipts(ticket)
+
+    async def _journal(self, writes: Sequence[Write], limit: float) -> Ticket | None:
+        """Commit together with whatever others hand in at this moment."""
+        if not await self._admitted(writes, limit):
+            return None
+        ticket = Ticket(writes, [op_id(self.runtime.random_bytes(16)) for _ in writes])
+        self._queue.append(ticket)
+        await self.runtime.turn()
+        with self.mutex:
+            if self._queue:
+                queue, self._queue = self._queue, []
+                self._commit_all(queue)
+        if ticket.error is not None:
+            raise ticket.error
+        return ticket
+
+    def _commit_all(self, tickets: Sequence[Ticket]) -> None:
+        """One transaction for all; where that fails, each for itself, so that none fails for another."""
+        try:
+            self._commit(tickets)
+        except Exception as error:
+            if len(tickets) == 1:
+                tickets[0].error = error
+                return
+            for ticket in tickets:
+                self._commit_all([ticket])
+
+    def _commit(self, tickets: Sequence[Ticket]) -> None:
+        entries = [
+            (each, self._tick(), write)
+            for ticket in tickets
+            for each, write in zip(ticket.op_ids, ticket.writes, strict=True)
+        ]
+        rows = self._append(entries)
+        at = 0
+        for ticket in tickets:
+            ticket.rows = [row.n for row in rows[at : at + len(ticket.writes)]]
+            at += len(ticket.writes)
+            for n in ticket.rows:
+                self._waiting[n] = ticket
+        self.drain.journalled(rows)
+        if self.tell:
+            self.tell.tell(events.Journalled(len(rows), self.journal.pending), len(rows))
+
+    def _append(self, entries: Sequence[tuple[str, int, Write]]) -> list[Row]:
+        try:
+            return self.journal.append(entries)
+        except FileDamaged as error:
+            if self.settings.on_corrupt == "raise":
+                raise
+            self.drain = self._drain_of(self.shelf.replace(self.journal, str(error)))
+            return self.journal.append(entries)
+
+    def _tick(self) -> int:
+        """The next reading of the hybrid clock: microseconds of the store's time, never going back."""
+        now = int(self.runtime.wall() * 1e6) + self.drain.offset
+        self._clock = max(now, self._clock + 1, self.drain.highest + 1)
+        return self._clock
+
+    async def _admitted(self, writes: Sequence[Write], limit: float) -> bool:
+        """Whether the journal has room; past its limit the setting `on_full` decides."""
+        while self._full(len(writes)):
+            if self.settings.on_full == "drop_new":
+                return False
+            if self.settings.on_full == "raise" or self.runtime.monotonic() >= limit:
+                raise JournalFull(
+                    f"the journal holds {self.journal.pending} writes the server does not have yet, its limit "
+                    "(REMANENCE_JOURNAL_ROWS, REMANENCE_JOURNAL_BYTES): bring the server back or raise the limit"
+                )
+            self.keeper.start()
+            self.keeper.wake()
+            await self.runtime.sleep(0.01)
+        return True
+
+    def _full(self, more: int) -> bool:
+        journal, settings = self.journal, self.settings
+        pending = journal.pending
+        used = max((pending + more) / settings.journal_rows, journal.pending_bytes / settings.journal_bytes)
+        if used < 0.8:
+            self._filling = 0
+        elif pending >= self._filling:
+            self._filling = pending + 10_000
+            with self.mutex:
+                journal.coalesce()
+            self.tell.tell(events.JournalFilling(pending, int(used * 100)))
+        return pending + more > settings.journal_rows or journal.pending_bytes >= settings.journal_bytes
+
+    # --- sending --------------------------------------------------------------------------------
+
+    async def _await_store(self, ticket: Ticket, limit: float) -> None:
+        """Send, or wait while somebody else does, until the ticket is settled or `limit` passed."""
+        while ticket.left and self.contact.available and not self.closed:
+            left = limit - self.runtime.monotonic()
+            if left <= 0:
+                return
+            patient = left >= 0.8 * self.settings.deadline
+            signal = self._follow(ticket, may_lead=patient)
+            if signal is None:
+                await self.lead(limit)
+            else:
+                if not patient:
+                    self.keeper.wake()
+                await signal.wait(left)
+
+    def _follow(self, ticket: Ticket, *, may_lead: bool) -> Signal | None:
+        """None when the caller is to lead now; else the signal of its ticket, ready to wait for."""
+        with self.mutex:
+            if may_lead and not self.leading:
+                self.leading = True
+                return None
+            if ticket.signal is None:
+                ticket.signal = self.runtime.signal()
+            ticket.signal.clear()
+            if not ticket.left:
+                ticket.signal.set()
+            return ticket.signal
+
+    def take_lead(self) -> bool:
+        """Become the one who talks to the store for this journal, if nobody is."""
+        with self.mutex:
+            if self.leading or self.closed:
+                return False
+            self.leading = True
+            return True
+
+    async def lead(self, limit: float) -> None:
+        """Send one batch as the leader, and pass the lead on. Errors become the contact's state."""
+        await self.runtime.shield(self._lead(limit))
+
+    async def _lead(self, limit: float) -> None:
+        try:
+            deadline = min(limit, self.runtime.monotonic() + self.settings.deadline)
+            await self.pump(self.drain, deadline)
+        finally:
+            self.pass_on()
+
+    async def pump(self, drain: Drain, deadline: float) -> bool:
+        """Handshake if needed and send one batch; False when the store is away."""
+        for attempt in (1, 2):
+            try:
+                if not drain.opened:
+                    await drain.handshake(deadline)
+                await drain.send(deadline)
+                self.reached()
+                self.recovered()
+                return True
+            except WorldError as error:
+                drain.opened = False
+                again = attempt == 1 and self.contact.ready and not isinstance(error, DeadlineExceeded | Misconfigured)
+                if not again or self.contact.failures:
+                    self.lost(error)
+                    return False
+            except BaseException:
+                drain.opened = False
+                raise
+        return False
+
+    def pass_on(self) -> None:
+        """Let somebody who still waits lead, or the keeper when nobody does."""
+        with self.mutex:
+            self.leading = False
+            heir = next((t.signal for t in self._waiting.values() if t.signal is not None), None)
+        if heir is not None:
+            heir.set()
+        elif self.journal.pending:
+            self.keeper.wake()
+
+    def reached(self) -> None:
+        """The store answered."""
+        contact = self.contact
+        contact.last = self.runtime.wall()
+        contact.ready = contact.readable = True
+
+    def recovered(self) -> None:
+        """The store takes writes."""
+        contact = self.contact
+        contact.failures = 0
+        if not contact.available:
+            contact.available, contact.reason, contact.error = True, "", None
+            seconds = self.runtime.monotonic() - contact.lost_at
+            self.tell.tell(events.BecameAvailable(seconds, self.journal.pending))
+
+    def lost(self, error: WorldError) -> None:
+        """The store did not answer, or refused: everybody who waits goes on with the journal."""
+        contact, now = self.contact, self.runtime.monotonic()
+        contact.failures += 1
+        pause = min(self.settings.backoff_most, self.settings.backoff_least * 2 ** min(contact.failures, 20))
+        contact.retry_at = now + pause * (0.5 + 0.5 * self.runtime.jitter())
+        reason = str(error)
+        if contact.available or contact.reason != reason:
+            self._announce(error, reason)
+        if contact.available:
+            contact.available, contact.lost_at = False, now
+        contact.reason, contact.error, contact.readable = reason, error, error.answered
+        with self.mutex:
+            waiting = [t.signal for t in self._waiting.values() if t.signal is not None]
+        for signal in waiting:
+            signal.set()
+        self.keeper.start()
+        self.keeper.wake()
+
+    def _announce(self, error: WorldError, reason: str) -> None:
+        if isinstance(error, Misconfigured):
+            self.tell.tell(events.ConfigurationRefused(reason, "writes wait in the journal until it is mended"))
+        elif self.contact.available:
+            self.tell.tell(events.BecameUnavailable(reason))
+
+    def _settle(self, settled: Sequence[Settled]) -> None:
+        """Called by the drain under the mutex: hand each row's fate to whoever waits for it."""
+        for each in settled:
+            ticket = self._waiting.pop(each.n, None)
+            if ticket is None:
+                continue
+            ticket.receipts[each.n] = Receipt(each.state, "", each.result, each.reason)  # type: ignore[arg-type]
+            ticket.left -= 1
+            if not ticket.left and ticket.signal is not None:
+                ticket.signal.set()
+
+    def _receipts(self, ticket: Ticket) -> list[Receipt]:
+        """A receipt for each write, in order; those not settled yet are journalled."""
+        with self.mutex:
+            for n in ticket.rows if ticket.left else ():
+                if self._waiting.pop(n, None) is not None:
+                    ticket.receipts[n] = Receipt("journalled", "")
+        return [
+            msgspec.structs.replace(ticket.receipts[n], op_id=each)
+            for n, each in zip(ticket.rows, ticket.op_ids, strict=True)
+        ]
+
+    def _unavailable(self) -> WorldError:
+        reason = self.contact.reason or "the server did not confirm within the deadline"
+        return Unavailable(f"{reason}. The write is journalled and will be applied")
+
+    # --- reading --------------------------------------------------------------------------------
+
+    async def read(self, asks: Sequence[Ask], *, deadline: float | None = None) -> list[Reading[Any]]:
+        """See `Gateway.read`. Raises `Unavailable` where the store is away and nothing is known here."""
+        if self.closed:
+            raise Closed("this memory was closed: open a new one")
+        return await self._reader.read(asks, self._limit(deadline))
+
+    async def scan(self, prefix: str, cursor: str = "", count: int = 500) -> tuple[list[str], str]:
+        """See `Gateway.scan`."""
+        return await self._reader.scan(prefix, cursor, count, self._limit(None))
+
+    def _limit(self, deadline: float | None) -> float:
+        return self.runtime.monotonic() + (self.settings.deadline if deadline is None else deadline)
+
+    def failed(self, error: WorldError) -> None:
+        """A read did not reach the store."""
+        if not isinstance(error, PoolExhausted):
+            self.drain.opened = False
+            self.lost(error)
+
+    # --- life -----------------------------------------------------------------------------------
+
+    async def status(self) -> Status:
+        """See `Gateway.status`."""
+        with self.mutex:
+            journal = self.journal
+            oldest = journal.oldest_pending()
+            return Status(
+                available=self.contact.available,
+                ready=self.contact.ready,
+                reason=self.contact.reason,
+                pending=journal.pending + sum(drain.journal.pending for drain in self.adopted),
+                pending_bytes=journal.pending_bytes,
+                lag=max(0.0, self.runtime.wall() - oldest) if oldest is not None else 0.0,
+                last_contact=self.contact.last,
+                retained=sum(lineage.acked - lineage.pruned for lineage in journal.lineages),
+                dead_letters=journal.count("dead"),
+                conflicts=journal.count("conflict") + journal.count("stale") + journal.count("rejected"),
+                journal="volatile" if journal.path == ":memory:" else journal.path,
+                durable=journal.path != ":memory:",
+                counters=dict(self.tell.counters),
+            )
+
+    async def flush(self, timeout: float) -> bool:
+        """See `Gateway.flush`."""
+        limit = self.runtime.monotonic() + timeout
+        self.keeper.start()
+        while self.journal.pending:
+            if self.runtime.monotonic() >= limit:
+                return False
+            if self.contact.available and self.take_lead():
+                await self.lead(limit)
+            else:
+                self.keeper.wake()
+                await self.runtime.sleep(0.002)
+        return True
+
+    async def close(self, timeout: float | None = None) -> None:
+        """See `Gateway.close`. What is still pending stays in the journal for the next process."""
+        if self.closed:
+            return
+        limit = self.runtime.monotonic() + (self.settings.close_timeout if timeout is None else timeout)
+        if self.contact.available:
+            await self.flush(max(0.0, limit - self.runtime.monotonic()))
+        self.closed = True
+        await self.keeper.stop(max(0.1, limit - self.runtime.monotonic()))
+        with self.mutex:
+            self.keeper.remember()
+            for drain in [self.drain, *self.adopted]:
+                self.shelf.release(drain.journal)
+        await self.store.close()
+
+    def abandon(self) -> None:
+        """Let go of the journal without waiting: the loop this belonged to is gone."""
+        self.closed = True
+        for drain in [self.drain, *self.adopted]:
+            self.shelf.release(drain.journal)

@@ -1,0 +1,153 @@
+"""Turning writes into what a store takes. Pure.
+
+A patch becomes a put of the whole document on the version it was computed from. If the record moved on
+meanwhile, the store says so and the patch is resolved again on what it is now: the change is never
+lost, and never overwrites another's.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import msgspec
+
+from remanence.errors import CorruptRecord
+from remanence.model import ABSENT, KEEP_TTL, NEVER, PASSED, Append, Blank, Delete, Op, Patch, Put, Touch, Write
+from remanence.stores.edits import EditRejected, apply_edits
+from remanence.stores.known import Document
+from remanence.wire import codec
+
+NOTHING = Document(None, ABSENT)
+
+
+class Intent(msgspec.Struct, frozen=True):
+    """A write about to be sent: its identity, its clock, its remaining lifetime (ms or a `ttl` code)."""
+
+    op_id: str
+    hlc: int
+    write: Write
+    live: bool
+    ttl: int
+
+
+class Resolution(msgspec.Struct, frozen=True):
+    """What an intent became: the op, what its first edit returned, why it cannot be (""), what it leaves.
+
+    `after` is the record as it will be if the op succeeds, None for writes of lists.
+    """
+
+    op: Op
+    result: Any = None
+    rejection: str = ""
+    after: Document | None = None
+
+
+def lifetime(write: Write) -> int:
+    """The `ttl` a write was made with."""
+    return NEVER if isinstance(write, Delete | Blank) else write.ttl
+
+
+def remaining(ttl: int, elapsed: float) -> int:
+    """What is left of `ttl` after `elapsed` seconds: milliseconds, or the code it was."""
+    if ttl <= 0:
+        return ttl
+    left = ttl - int(elapsed * 1000)
+    return left if left > 0 else PASSED
+
+
+def needed(writes: Sequence[Write]) -> list[str]:
+    """Keys whose present document must be known before the writes can be resolved."""
+    settled: set[str] = set()
+    wanted: dict[str, None] = {}
+    for write in writes:
+        if isinstance(write, Patch) and write.key not in settled:
+            wanted[write.key] = None
+        if isinstance(write, Put | Delete):
+            settled.add(write.key)
+    return list(wanted)
+
+
+def resolve(intents: Sequence[Intent], documents: Mapping[str, Document], limit: int) -> list[Resolution]:
+    """Ops for `intents` in order; `documents` holds the present state of the keys `needed` named.
+
+    A patch that would make a document longer than `limit` bytes is rejected.
+    """
+    present = dict(documents)
+    found = []
+    for intent in intents:
+        resolution = _resolve(intent, present.get(intent.write.key, NOTHING), limit)
+        if resolution.after is not None:
+            present[intent.write.key] = resolution.after
+        found.append(resolution)
+    return _folded(found)
+
+
+def _resolve(intent: Intent, before: Document, limit: int) -> Resolution:
+    write = intent.write
+    match write:
+        case Patch():
+            return _patched(intent, write, before, limit)
+        case Put():
+            op = _op(intent, Put(write.key, write.body, intent.ttl, write.base))
+            return Resolution(op, after=_after(intent, write.body))
+        case Delete():
+            return Resolution(_op(intent, write), after=NOTHING)
+        case Append():
+            return Resolution(_op(intent, Append(write.key, write.items, intent.ttl)))
+        case Touch():
+            return Resolution(_op(intent, Touch(write.key, intent.ttl)))
+        case _:
+            return Resolution(_op(intent, write))
+
+
+def _patched(intent: Intent, write: Patch, before: Document, limit: int) -> Resolution:
+    base = before.etag
+    try:
+        body, result = patched(write, before.body)
+        if len(body) > limit:
+            raise EditRejected("the record would grow past its size limit (REMANENCE_VALUE_BYTES)")
+    except EditRejected as error:
+        op = _op(intent, Blank(write.key, base), merge=True)
+        return Resolution(op, rejection=error.reason)
+    op = _op(intent, Put(write.key, body, intent.ttl, base), merge=True)
+    return Resolution(op, result=result, after=_after(intent, body))
+
+
+def patched(write: Patch, body: bytes | None) -> tuple[bytes, Any]:
+    """The document after a patch, and what its first edit returned. Raises `EditRejected`."""
+    start = write.default if body is None else body
+    if start is None:
+        raise EditRejected("there is no such record")
+    try:
+        document = codec.decode(start, write.key)
+    except CorruptRecord:
+        raise EditRejected("the stored value cannot be read") from None
+    if write.edits[0].path[:1] == ("value",) and not (isinstance(document, dict) and "value" in document):
+        document = {"value": document}  # stored by others, without the envelope of shared state
+    document, result = apply_edits(document, write.edits)
+    return msgspec.json.encode(document), result
+
+
+def _after(intent: Intent, body: bytes) -> Document:
+    return NOTHING if intent.ttl == PASSED else Document(body, intent.op_id, intent.hlc)
+
+
+def _op(intent: Intent, write: Any, merge: bool = False) -> Op:
+    return Op(intent.op_id, intent.hlc, write, intent.live, merge)
+
+
+def _folded(found: list[Resolution]) -> list[Resolution]:
+    """Of several patches of one document in a row, let the last alone carry the text."""
+    later: set[str] = set()
+    for i in range(len(found) - 1, -1, -1):
+        op = found[i].op
+        write = op.write
+        if isinstance(write, Put) and op.merge:
+            if write.key in later and write.ttl == KEEP_TTL:
+                light = msgspec.structs.replace(write, body=b"{")
+                found[i] = msgspec.structs.replace(
+                    found[i], op=msgspec.structs.replace(op, write=light, folded=True)
+                )
+            later.add(write.key)
+        elif not (isinstance(write, Blank) and op.merge):
+            later.discard(write.key)
+    return found

@@ -1,0 +1,1 @@
+"""What travels and what lies on disk: codec, key names, the Redis and the SQLite seams."""

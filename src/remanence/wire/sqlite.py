@@ -1,0 +1,183 @@
+"""The SQLite seam: how local files are opened, and what their errors mean. The only user of apsw.
+
+WAL mode: `synchronous=NORMAL` keeps a commit through the death of the process, `FULL` through the
+loss of power (SQLite documentation, "Write-Ahead Logging"). apsw brings its own SQLite, free of the
+WAL-reset fault that versions before 3.51.3 have.
+"""
+
+import os
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import apsw
+
+from remanence.errors import (
+    CorruptRecord,
+    DeadlineExceeded,
+    JournalFull,
+    JournalUnusable,
+    RemanenceError,
+    Unavailable,
+)
+
+NETWORK_FILESYSTEMS = frozenset({"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "afs", "ceph", "glusterfs"})
+"""WAL needs memory shared between processes of one host; these may span several."""
+
+
+class FileDamaged(CorruptRecord):
+    """A local file is not a database, or its pages contradict each other."""
+
+
+class Database:
+    """One connection to one file. Not thread-safe: its owner holds a mutex around each use."""
+
+    def __init__(
+        self,
+        path: str,
+        *,
+        full: bool = False,
+        busy_timeout: float = 1.0,
+        vfs: str | None = None,
+        checkpoint_pages: int = 1000,
+    ) -> None:
+        """Open or create `path` (":memory:" for none). `full` waits for the disk at each commit."""
+        self.path = path
+        with errors(path):
+            self._connection = apsw.Connection(path, vfs=vfs)
+            self._connection.set_busy_timeout(int(busy_timeout * 1000))
+            self._configure(full, checkpoint_pages)
+
+    def _configure(self, full: bool, checkpoint_pages: int) -> None:
+        pragma = self._connection.pragma
+        pragma("journal_mode", "wal")
+        pragma("synchronous", "full" if full else "normal")
+        pragma("wal_autocheckpoint", checkpoint_pages)
+        pragma("journal_size_limit", 16 << 20)
+        pragma("foreign_keys", 0)
+        pragma("trusted_schema", 0)
+        pragma("temp_store", 2)
+
+    def run(self, sql: str, parameters: Sequence[Any] = ()) -> list[Any]:
+        """Execute one statement and return its rows."""
+        try:
+            return self._connection.execute(sql, parameters).fetchall()
+        except apsw.Error as error:
+            raise translated(error, self.path) from error
+
+    def script(self, name: str) -> None:
+        """Execute the statements of `wire/sql/<name>`."""
+        with errors(self.path):
+            self._connection.execute(sql_text(name))
+
+    def many(self, sql: str, rows: Sequence[Sequence[Any]]) -> None:
+        """Execute one statement for each row of parameters."""
+        with errors(self.path):
+            self._connection.executemany(sql, rows)
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """BEGIN IMMEDIATE … COMMIT; rolled back whole when anything is raised."""
+        self.run("BEGIN IMMEDIATE")
+        try:
+            yield
+            self.run("COMMIT")
+        except BaseException:
+            if self._connection.in_transaction:
+                self.run("ROLLBACK")
+            raise
+
+    def changes(self) -> int:
+        """How many rows the last statement changed."""
+        return self._connection.changes()
+
+    def healthy(self) -> str:
+        """What `PRAGMA quick_check` complains of, "" for nothing."""
+        try:
+            row = self.run("PRAGMA quick_check(1)")
+        except FileDamaged as error:
+            return str(error)
+        return "" if row and row[0][0] == "ok" else str(row[0][0]) if row else "no answer"
+
+    def checkpoint(self) -> None:
+        """Move what the write-ahead log holds into the file and empty it, if no reader is in the way."""
+        try:
+            self._connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
+        except apsw.Error:
+            return  # only tidying; a later commit or the next opening does it
+
+    def close(self) -> None:
+        """Close the connection; the last one to close tidies the write-ahead log away."""
+        self._connection.close(True)
+
+
+@contextmanager
+def errors(path: str) -> Iterator[None]:
+    """Translate apsw's errors of the passage inside."""
+    try:
+        yield
+    except apsw.Error as error:
+        raise translated(error, path) from error
+
+
+def translated(error: apsw.Error, path: str) -> RemanenceError:
+    """The error of ours that an apsw error means, with what to do."""
+    if isinstance(error, apsw.FullError):
+        return JournalFull(f"no room left on the disk for {path}: free some space; nothing was stored")
+    if isinstance(error, apsw.CorruptError | apsw.NotADBError):
+        return FileDamaged(f"{path} is damaged: {error}")
+    if isinstance(error, apsw.BusyError | apsw.LockedError):
+        return DeadlineExceeded(f"{path} is busy: another process held it past the deadline")
+    if isinstance(error, apsw.CantOpenError | apsw.ReadOnlyError | apsw.PermissionsError | apsw.AuthError):
+        return JournalUnusable(
+            f"{path} cannot be opened for writing: {error}. Set REMANENCE_PATH to a folder that can be"
+        )
+    if isinstance(error, apsw.IOError):
+        return Unavailable(f"the disk failed under {path}: {error}")
+    if isinstance(error, apsw.ConstraintError):
+        return AlreadyThere(str(error))
+    return FileDamaged(f"{path} does not hold what is expected: {error}")
+
+
+class AlreadyThere(RemanenceError):
+    """A row of this number exists: another connection wrote to the same file."""
+
+
+def sql_text(name: str) -> str:
+    """The text of `wire/sql/<name>`."""
+    return resources.files("remanence.wire").joinpath("sql", name).read_text(encoding="utf-8")
+
+
+def version() -> str:
+    """The version of SQLite in use."""
+    return apsw.sqlite_lib_version()
+
+
+def filesystem(path: Path) -> str:
+    """The kind of file system that holds `path`, "" where the platform does not tell."""
+    try:
+        table = Path("/proc/self/mountinfo").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
+    best, kind = "", ""
+    where = os.path.realpath(path)
+    for line in table.splitlines():
+        left, _, right = line.partition(" - ")
+        mount = re.sub(r"\\(\d{3})", lambda m: chr(int(m[1], 8)), left.split(" ")[4])
+        inside = where == mount or where.startswith(mount.rstrip("/") + "/")
+        if inside and len(mount) >= len(best):
+            best, kind = mount, right.split(" ")[0]
+    return kind
+
+
+def refuse_network(path: Path) -> None:
+    """Raise `JournalUnusable` where `path` lies on a file system that may span hosts."""
+    kind = filesystem(path)
+    if kind in NETWORK_FILESYSTEMS or kind.startswith("fuse."):
+        raise JournalUnusable(
+            f"{path} is on {kind}, where files may be shared between hosts and a journal would not be safe: "
+            "set REMANENCE_PATH to a folder on a local disk or block volume"
+        )

@@ -1,0 +1,75 @@
+"""What every test has at hand: servers, a namespace of its own, and an environment with no settings."""
+
+import os
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import hypothesis
+import pytest
+
+from remanence.testing.servers import Certificates, Server, available_servers, make_certificates
+
+hypothesis.settings.register_profile("project", deadline=None, print_blob=True)  # machines differ in speed
+hypothesis.settings.load_profile("project")
+
+SETTINGS = ("REDIS_", "REMANENCE_", "MEMORY_BACKEND", "KEY_PREFIX", "SESSION_TTL")
+
+
+@pytest.fixture(autouse=True)
+def environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """No setting comes from the developer's own environment, and local files go to the test's folder."""
+    for name in list(os.environ):
+        if name.startswith(SETTINGS):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("REMANENCE_PATH", str(tmp_path / "remanence"))
+
+
+@pytest.fixture
+def namespace() -> str:
+    """A prefix that no other test uses, so that all can share a server."""
+    return f"t{uuid.uuid4().hex[:12]}"
+
+
+@pytest.fixture(scope="session", params=list(available_servers()))
+def server_kind(request: pytest.FixtureRequest) -> str:
+    """Each kind of server found here, in turn."""
+    return str(request.param)
+
+
+@pytest.fixture(scope="session")
+def _shared_servers() -> Iterator[dict[str, Server]]:
+    """The servers started so far, kept to the end: pytest may change between kinds many times."""
+    started: dict[str, Server] = {}
+    yield started
+    for server in started.values():
+        server.close()
+
+
+@pytest.fixture(scope="session")
+def server(server_kind: str, _shared_servers: dict[str, Server]) -> Server:
+    """A running server for all tests of this worker: write under `namespace`, never stop or empty it."""
+    if server_kind not in _shared_servers:
+        _shared_servers[server_kind] = Server(server_kind, unix_socket=True).start()
+    return _shared_servers[server_kind]
+
+
+@pytest.fixture
+def fresh_server(server_kind: str) -> Iterator[Callable[..., Server]]:
+    """Start a server with the options of `Server`, to be killed, frozen or emptied; ended after the test."""
+    started: list[Server] = []
+
+    def start(**options: Any) -> Server:
+        started.append(Server(**{"kind": server_kind, **options}))
+        return started[-1].start()
+
+    yield start
+    for server in started:
+        server.close()
+
+
+@pytest.fixture(scope="session")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
+    """An authority, a server's certificate and a client's."""
+    return make_certificates(tmp_path_factory.mktemp("certificates"))
