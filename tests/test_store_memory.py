@@ -3,14 +3,11 @@ from typing import Any, ClassVar
 
 import pytest
 
-for name in ("contract", "contract_writes", "store_case"):
-    pytest.register_assert_rewrite(f"remanence.testing.{name}")
-
-from remanence.model import Batch, Put  # noqa: E402
-from remanence.stores.memory import MemoryStore  # noqa: E402
-from remanence.stores.rules import prolonged, span  # noqa: E402
-from remanence.testing.contract import StoreContract  # noqa: E402
-from remanence.testing.store_case import PAST, StoreCase, append, delete, op_id, put, run, text  # noqa: E402
+from remanence.model import Batch, Put
+from remanence.stores.memory import MemoryStore
+from remanence.stores.rules import prolonged, span
+from remanence.testing.contract import StoreContract
+from remanence.testing.store_case import PAST, StoreCase, append, delete, op_id, put, run, text
 
 START = 1_700_000_000.0
 
@@ -182,7 +179,7 @@ def test_the_mutex_is_held_in_every_call() -> None:
         assert mutex.inside
         return START
 
-    store = MemoryStore(clock, mutex=mutex)  # type: ignore[arg-type]
+    store = MemoryStore(clock, mutex=mutex)
     run(store.open("L", "N", 0.0))
     run(store.forward("L", "N", 1, "x", 0.0))
     run(store.apply(Batch("L", "N", 2, [put(2)]), 0.0))

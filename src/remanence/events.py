@@ -177,32 +177,48 @@ class ServerAdvised(Event, frozen=True):
 
 
 Observer = Callable[[Event], None]
+Wants = Callable[[type[Event]], bool]
+"""Whether an observer wants events of a kind now. Asked before one is built, so it must be quick."""
 
 
 class Events:
-    """Tells every observer. One that raises is told no more, and nobody else notices."""
+    """Counts what happens and tells every observer. One that raises is told no more, and nobody else notices."""
 
-    def __init__(self, observers: tuple[Observer, ...] = ()) -> None:
-        self._observers: tuple[Observer, ...] = observers
+    def __init__(self) -> None:
+        self._observers: tuple[tuple[Observer, Wants | None], ...] = ()
         self.counters: dict[str, int] = {}
+        """How often each kind happened: of writes, how many."""
 
-    def __bool__(self) -> bool:
-        return bool(self._observers)
+    def observe(self, observer: Observer, wants: Wants | None = None) -> Callable[[], None]:
+        """Have `observer` called with each event, on the thread it happens; returns its removal.
 
-    def observe(self, observer: Observer) -> Callable[[], None]:
-        """Have `observer` called with each event, on the thread it happens; returns its removal."""
-        self._observers = (*self._observers, observer)
+        With `wants` it hears only the kinds that this says yes to, and the rest costs it almost nothing.
+        """
+        self._observers = (*self._observers, (observer, wants))
         return lambda: self._remove(observer)
+
+    def counted(self, kind: type[Event], count: int = 1) -> bool:
+        """Count `kind`, and say whether anybody wants to hear it: only then build it, and `spread` it."""
+        name = kind.__name__
+        self.counters[name] = self.counters.get(name, 0) + count
+        for _, wants in self._observers:
+            if wants is None or wants(kind):
+                return True
+        return False
+
+    def spread(self, event: Event) -> None:
+        """Hand the event to each observer that wants it."""
+        for observer, wants in self._observers:
+            if wants is None or wants(type(event)):
+                try:
+                    observer(event)
+                except Exception:  # an observer's fault must never reach a write
+                    self._remove(observer)
 
     def tell(self, event: Event, count: int = 1) -> None:
         """Count the event and hand it to each observer."""
-        name = type(event).__name__
-        self.counters[name] = self.counters.get(name, 0) + count
-        for observer in self._observers:
-            try:
-                observer(event)
-            except Exception:  # an observer's fault must never reach a write
-                self._remove(observer)
+        if self.counted(type(event), count):
+            self.spread(event)
 
     def _remove(self, observer: Observer) -> None:
-        self._observers = tuple(each for each in self._observers if each is not observer)
+        self._observers = tuple(each for each in self._observers if each[0] is not observer)

@@ -193,7 +193,8 @@ class Settings:
 
     def deployment(self) -> "Settings":
         """These settings without those of single faces: equal for all that can share connections."""
-        return replace(self, **{name: Settings.__dataclass_fields__[name].default for name in FACE_SETTINGS})
+        plain: dict[str, Any] = {f.name: f.default for f in fields(self) if f.name in FACE_SETTINGS}
+        return replace(self, **plain)
 
     def shown(self, name: str) -> str:
         """A field's value for people, with secrets masked."""
@@ -215,7 +216,7 @@ FACE_SETTINGS = ("redis_prefix", "key_prefix", "session_ttl", "roles", "conversa
 
 
 class Options(TypedDict, total=False):
-    """The settings a face takes by name; see `Settings` for what each means."""
+    """The settings a face takes by name beside its own arguments; see `Settings` for what each means."""
 
     backend: Backend
     url: str
@@ -248,11 +249,7 @@ class Options(TypedDict, total=False):
     tombstone_ttl: float
     watermark_ttl: float
     local_records: int
-    redis_prefix: str
-    key_prefix: str
-    session_ttl: float
     roles: str
-    conversation_ttl: float
     tls_ca: str
     tls_cert: str
     tls_key: str

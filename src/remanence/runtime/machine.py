@@ -3,6 +3,7 @@
 import os
 import random
 import time
+from functools import cache
 from pathlib import Path
 
 
@@ -22,10 +23,7 @@ class Machine:
 
     def boot_id(self) -> str:
         """The kernel's name of this start, "" where it has none."""
-        try:
-            return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
-        except OSError:
-            return ""
+        return _boot_id()
 
     def random_bytes(self, count: int) -> bytes:
         """The kernel's: copies of a machine do not share them."""
@@ -34,3 +32,12 @@ class Machine:
     def jitter(self) -> float:
         """Uniform between 0 and 1."""
         return self._system.random()
+
+
+@cache
+def _boot_id() -> str:
+    """Read once: no process outlives the start of its machine."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    except OSError:
+        return ""

@@ -210,9 +210,9 @@ class Drain:
             return 0
         with self._mutex:
             self._take(lineage, rows, resolutions, outcome)
-            if self._tell:
+            if self._tell.counted(events.Applied, len(outcome.results)):
                 seconds = self._runtime.monotonic() - started
-                self._tell.tell(events.Applied(len(outcome.results), seconds, self.journal.pending), len(outcome.results))
+                self._tell.spread(events.Applied(len(outcome.results), seconds, self.journal.pending))
         return len(outcome.results)
 
     def _rows(self, lineage: Lineage, most: int, *, exact: bool = False) -> list[Row]:

@@ -19,6 +19,8 @@ import msgspec
 
 TIDY_SECONDS = 1.0
 """How often what is known is written down and old rows are pruned."""
+REMEMBER_SECONDS = 10.0
+"""How often what is known goes to disk: until then the journal's own rows hold the writes of it."""
 ADOPT_SECONDS = 5.0
 """How often the folder is searched for journals left behind."""
 
@@ -31,7 +33,7 @@ class Keeper:
         self._runtime = owner.runtime
         self._wake = owner.runtime.signal()
         self._task: Task | None = None
-        self._tidied = self._searched = self._beaten = owner.runtime.monotonic()
+        self._tidied = self._searched = self._beaten = self._remembered = owner.runtime.monotonic()
         self._first_search = True
 
     def start(self) -> None:
@@ -175,7 +177,8 @@ class Keeper:
         with owner.mutex:
             if owner.closed:
                 return
-            self.remember()
+            if self._due("_remembered", min(REMEMBER_SECONDS, owner.settings.retain)):
+                self.remember()
             before = self._runtime.wall() - owner.settings.retain
             for drain in [owner.drain, *owner.adopted]:
                 drain.journal.save()
@@ -191,7 +194,7 @@ class Keeper:
         """Ask when what was read will expire, so that it also expires here while the server is away."""
         owner, known = self._owner, self._owner.drain.known
         with owner.mutex:
-            keys = known.dirty(500)
+            keys = known.ageless(500)
         if not keys or not owner.contact.available:
             return
         try:

@@ -56,6 +56,7 @@ class Known:
         self._size = 0
         self._entries: OrderedDict[str, Knowledge] = OrderedDict()
         self._dirty: set[str] = set()
+        self._ageless: set[str] = set()
 
     def get(self, key: str) -> Knowledge | None:
         """What is known of `key`, from memory or disk."""
@@ -73,6 +74,15 @@ class Known:
         """What memory alone holds of a record: cheap enough to ask on each write."""
         found = self._entries.get(key)
         return found if found is not None and isinstance(found.entry, Document) else None
+
+    def heard(self, key: str, knowledge: Knowledge) -> None:
+        """Remember what the server said; how long it lives is to be asked later (`ageless`)."""
+        self._ageless.add(key)
+        self.put(key, knowledge)
+
+    def ageless(self, most: int) -> list[str]:
+        """Some keys whose lifetime was not asked yet; they are not given again."""
+        return [self._ageless.pop() for _ in range(min(most, len(self._ageless)))]
 
     def put(self, key: str, knowledge: Knowledge) -> None:
         """Remember, newest last; what no longer fits in memory goes to disk."""

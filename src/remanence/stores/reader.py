@@ -101,9 +101,9 @@ class Reader:
             unchanged = owner.journal.active.end == at
             for ask, each in zip(asks, told, strict=True):
                 if isinstance(ask, Fetch) and (each is None or isinstance(each, Record)):
-                    known.put(ask.key, Knowledge(at, of_record(each), wall))
+                    known.heard(ask.key, Knowledge(at, of_record(each), wall))
                 elif isinstance(ask, Tail) and isinstance(each, list) and ask.stop == -1 and unchanged:
-                    known.put(ask.key, Knowledge(at, _list_tail(ask, each), wall))
+                    known.heard(ask.key, Knowledge(at, _list_tail(ask, each), wall))
 
     # --- from here ------------------------------------------------------------------------------
 

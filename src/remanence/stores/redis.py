@@ -142,7 +142,8 @@ class RedisStore:
         """See `Store.open`."""
         arguments = (1, self._keys.watermark(lineage), nonce, self._watermark_ms)
         reply = await self._writer.use(deadline, lambda link: self._open.call(link, arguments, deadline))
-        seq, op_id, first, results, highest, clock = reply
+        seq, highest, last, clock = reply
+        first, op_id, results = last.split(b" ", 2)
         return Watermark(
             seq=int(seq),
             op_id=op_id.decode(),
@@ -191,7 +192,7 @@ class RedisStore:
         if marks:
             follow = [("HGET", self._keys.watermark(lineage), "s") for lineage in marks]
             commands = [("MULTI",), *follow, *commands, ("EXEC",)]
-        replies = await self._exchange(commands, deadline)
+        replies = await self._exchange(commands, deadline) if commands else []
         if marks:
             replies = _executed(replies)
         seqs = [int(reply or 0) for reply in replies[: len(marks)]]
@@ -227,10 +228,9 @@ class RedisStore:
         while len(found) < limit:
             page = _checked((await self._exchange([("XREVRANGE", self._keys.log, before, "-", "COUNT", 1000)], deadline))[0])
             for _, fields in page:
-                entry = dict(zip(fields[::2], fields[1::2], strict=True))
-                name, _, seq = entry[b"w"].decode().rpartition(" ")
+                op_id, name, seq, _ = fields[1].decode("utf-8", "surrogateescape").split(" ", 3)
                 if name == lineage:
-                    found.append((int(seq), entry[b"o"].decode()))
+                    found.append((int(seq), op_id))
             if len(page) < 1000:
                 break
             before = "(" + page[-1][0].decode()
@@ -238,13 +238,15 @@ class RedisStore:
 
     async def facts(self, deadline: float) -> Mapping[str, str]:
         """See `Store.facts`."""
-        replies = await self._exchange([("INFO",), ("DBSIZE",), ("TIME",)], deadline)
+        commands: list[Command] = [("INFO",), ("DBSIZE",), ("TIME",), ("XLEN", self._keys.log)]
+        replies = await self._exchange(commands, deadline)
         found: dict[str, str] = {}
         for line in _checked(replies[0]).decode("utf-8", "replace").splitlines():
             name, colon, value = line.partition(":")
             if colon:
                 found[name] = value
         found["keys"] = str(_checked(replies[1]))
+        found["log"] = str(_checked(replies[3]))
         seconds, micros = _checked(replies[2])
         found["time"] = f"{int(seconds)}.{int(micros):06d}"
         found["kind"] = "valkey" if "valkey_version" in found else "redis"
@@ -261,17 +263,18 @@ def _fields(op: Op) -> tuple[Any, ...]:
     """An op as the script's arguments."""
     write = op.write
     flags = ("l" if op.live else "") + ("m" if op.merge else "") + ("f" if op.folded else "")
+    hlc = f"{op.hlc:016d}"
     match write:
         case Put():
-            return ("put", op.op_id, op.hlc, flags, write.base or "", write.ttl, 1, write.body)
+            return ("put", op.op_id, hlc, flags, write.base or "", write.ttl, 1, write.body)
         case Append():
-            return ("append", op.op_id, op.hlc, flags, "", write.ttl, len(write.items), *write.items)
+            return ("append", op.op_id, hlc, flags, "", write.ttl, len(write.items), *write.items)
         case Delete():
-            return ("delete", op.op_id, op.hlc, flags, write.base or "", 0, 0)
+            return ("delete", op.op_id, hlc, flags, write.base or "", 0, 0)
         case Touch():
-            return ("touch", op.op_id, op.hlc, flags, "", write.ttl, 0)
+            return ("touch", op.op_id, hlc, flags, "", write.ttl, 0)
         case _:
-            return ("blank", op.op_id, op.hlc, flags, write.base or "", 0, 0)
+            return ("blank", op.op_id, hlc, flags, write.base or "", 0, 0)
 
 
 def _results(joined: bytes, count: int) -> tuple[str, ...]:

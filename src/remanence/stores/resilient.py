@@ -172,8 +172,8 @@ class ResilientStore:
             for n in ticket.rows:
                 self._waiting[n] = ticket
         self.drain.journalled(rows)
-        if self.tell:
-            self.tell.tell(events.Journalled(len(rows), self.journal.pending), len(rows))
+        if self.tell.counted(events.Journalled, len(rows)):
+            self.tell.spread(events.Journalled(len(rows), self.journal.pending))
 
     def _append(self, entries: Sequence[tuple[str, int, Write]]) -> list[Row]:
         try:

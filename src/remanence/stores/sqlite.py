@@ -112,11 +112,13 @@ class SQLiteStore:
         """See `Store.facts`."""
         with self._reading(deadline) as shelf:
             keys = shelf.run(COUNT, (shelf.now,))[0][0]
+            log = shelf.run("SELECT count(*) FROM changes")[0][0]
             pages, size = shelf.run("PRAGMA page_count")[0][0], shelf.run("PRAGMA page_size")[0][0]
         return {
             "kind": "sqlite",
             "version": version(),
             "keys": str(keys),
+            "log": str(log),
             "used_memory": str(pages * size),
             "maxmemory_policy": "noeviction",
             "time": f"{self._micros() / 1_000_000:.6f}",

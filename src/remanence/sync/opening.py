@@ -5,7 +5,7 @@ end on the caller's thread.
 """
 
 from collections.abc import Callable, Coroutine
-from functools import wraps
+from functools import update_wrapper
 from types import TracebackType
 from typing import Any, Concatenate, Generic, ParamSpec, Self, TypeVar
 
@@ -20,11 +20,10 @@ F = TypeVar("F")
 def blocking(method: Callable[Concatenate[Any, P], Coroutine[Any, Any, R]]) -> Callable[Concatenate[Any, P], R]:
     """A method that runs a face's coroutine method to its end."""
 
-    @wraps(method)
-    def call(self: Any, *args: P.args, **kwargs: P.kwargs) -> R:
+    def call(self: Any, /, *args: P.args, **kwargs: P.kwargs) -> R:
         return run(method(self._face, *args, **kwargs))
 
-    return call
+    return update_wrapper(call, method)
 
 
 class Opened(Generic[F]):

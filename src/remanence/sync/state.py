@@ -43,7 +43,7 @@ class Memory(Opened[State]):
         self._setup(redis_hostname, redis_port, redis_prefix, None, options)
 
     def _setup(
-        self, host: str | None, port: int | None, prefix: str | None, conversation: str | None, options: Options
+        self, host: str | None, port: int | None, prefix: str | None, conversation: str | None, options: Any
     ) -> None:
         settings = Settings.at(host, port, redis_prefix=prefix, **options)
         engine = shared_blocking(settings)

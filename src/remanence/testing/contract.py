@@ -6,7 +6,8 @@
             return MyStore(...)
 
 Each test wants an empty store of its own. A store whose coroutines wait on an asyncio loop sets
-`asynchronous = True`. A promise that a store must break is left out of its `capabilities`.
+`asynchronous = True`. A promise that a store must break is left out of its `capabilities`. With
+`pytest.register_assert_rewrite("remanence.testing")` first in your conftest, failures show the values.
 """
 
 import hashlib
@@ -107,7 +108,8 @@ class StoreContract(WriteContract):
         self.open()
         self.send(1, put(1))
         assert self.forward(5, op_id(5))
-        assert self.open().op_id == op_id(5)
+        mark = self.open()
+        assert (mark.op_id, mark.results_from, mark.results) == (op_id(5), 0, ())
         assert self.forward(3, op_id(3)), "it never goes back"
         assert self.seqs("L") == [5]
         outcome = self.send(5, put(5), put(6))
@@ -162,7 +164,10 @@ class StoreContract(WriteContract):
         )
         assert isinstance(told[0], Record) and isinstance(told[1], WrongKind) and told[2] is None
         assert marks == [0, 2]
+
+    def test_a_read_of_nothing_is_nothing(self) -> None:
         assert self.run(self.store.read([], self.deadline())) == ([], [])
+        assert self.run(self.store.read([], self.deadline(), ["L"])) == ([], [0])
 
     def test_a_foreign_value_is_readable_and_can_be_replaced(self) -> None:
         self.needs("foreign")

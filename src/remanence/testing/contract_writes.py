@@ -121,6 +121,8 @@ class WriteContract(StoreCase):
             self.apply(put(1, live=False), put(1, live=False), delete(2, live=False), delete(2, live=False))
             == ["ok"] * 4
         )
+        self.apply(put(3, hlc=PAST + 50), put(4, hlc=PAST))
+        assert self.apply(put(4, hlc=PAST, live=False)) == ["ok"], "though its stamp was raised"
 
     def test_a_clock_may_run_ahead_by_five_seconds_at_most(self) -> None:
         self.open()
@@ -164,7 +166,10 @@ class WriteContract(StoreCase):
     def test_a_delete_takes_lists_whatever_their_age(self) -> None:
         assert self.apply(append(1, "l", hlc=PAST + 9), delete(2, "l", hlc=PAST, live=False)) == ["ok", "ok"]
         assert self.items() == []
-        assert self.apply(append(3, "l", b"new"), delete(4, "l", base="x")) == ["ok", "conflict"]
+        new = append(3, "l", b"new", hlc=PAST - 9)
+        assert self.apply(new, delete(4, "l", base="x")) == ["ok", "conflict"], (
+            "a live append minds no tombstone"
+        )
         assert self.items() == [b"new"]
 
     # --- kinds

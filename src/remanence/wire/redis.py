@@ -59,6 +59,7 @@ class Link(Protocol):
 
 
 Connect = Callable[[float], Awaitable[Link]]
+_parse_url: Any = redis.connection.parse_url  # untyped in redis-py
 
 
 class Address:
@@ -70,7 +71,7 @@ class Address:
         if scheme not in ("redis", "rediss", "unix"):
             raise InvalidSetting("url must begin with redis://, rediss:// or unix:// (REDIS_URL)")
         try:
-            options = dict(redis.connection.parse_url(url))
+            options = dict(_parse_url(url))
         except (ValueError, TypeError):
             raise InvalidSetting("url cannot be read: redis://[user:password@]host:port/db (REDIS_URL)") from None
         options.pop("connection_class", None)
@@ -140,9 +141,9 @@ def _public_name(url: str, scheme: str, options: dict[str, Any]) -> str:
 class BlockingLink:
     """A link on the caller's own thread. Its coroutines never suspend."""
 
-    def __init__(self, connection: redis.connection.AbstractConnection) -> None:
-        self._connection = connection
-        self._socket: socket.socket = connection._sock
+    def __init__(self, connection: Any) -> None:
+        self._connection = connection  # untyped in redis-py; its socket has been `_sock` since 2.0
+        self._socket: socket.socket = self._connection._sock
         self._reader = hiredis.Reader(notEnoughData=_PENDING, replyError=Refusal)
 
     async def exchange(self, commands: Sequence[Command], deadline: float) -> list[Any]:
@@ -231,7 +232,8 @@ def packed(commands: Sequence[Command]) -> bytes:
     """Commands in the wire format (RESP)."""
     pack = hiredis.pack_command
     if len(commands) == 1:
-        return pack(commands[0])
+        only: bytes = pack(commands[0])
+        return only
     return b"".join([pack(command) for command in commands])
 
 
@@ -239,9 +241,9 @@ def blocking_connect(address: Address) -> Connect:
     """How the blocking runtime opens links to `address`."""
 
     async def connect(deadline: float) -> Link:
-        connection = address.blocking()
+        connection: Any = address.blocking()
         try:
-            connection.socket_connect_timeout = connection.socket_timeout = min(  # type: ignore[attr-defined]
+            connection.socket_connect_timeout = connection.socket_timeout = min(
                 address.options["socket_connect_timeout"], _left(deadline)
             )
             connection.connect()
@@ -257,7 +259,7 @@ def async_connect(address: Address) -> Connect:
     """How the asyncio runtime opens links to `address`."""
 
     async def connect(deadline: float) -> Link:
-        connection = address.asynchronous()
+        connection: Any = address.asynchronous()
         try:
             async with asyncio.timeout_at(deadline):
                 await connection.connect()

@@ -4,6 +4,6 @@
 local w = redis.call('HMGET', KEYS[1], 's', 'n')
 if w[2] ~= ARGV[1] then return 0 end
 if tonumber(w[1] or 0) < tonumber(ARGV[2]) then
-  redis.call('HSET', KEYS[1], 's', ARGV[2], 'o', ARGV[3], 'f', 0, 'r', '')
+  redis.call('HSET', KEYS[1], 's', ARGV[2], 'b', '0 ' .. ARGV[3] .. ' ')
 end
 return 1

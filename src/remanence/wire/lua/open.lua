@@ -1,9 +1,9 @@
 #!lua
 -- Begins a session of a lineage: batches that carry another nonce are refused from now on.
 -- KEYS: 1 watermark. ARGV: 1 nonce, 2 watermark lifetime in ms.
--- Reply: {seq, op id, first seq of the last batch, its results, highest hlc, server time in microseconds}.
-local w = redis.call('HMGET', KEYS[1], 's', 'o', 'f', 'r', 'h')
+-- Reply: {seq, highest hlc, last batch ("first-seq op-id results"), server time in microseconds}.
+local w = redis.call('HMGET', KEYS[1], 's', 'h', 'b')
 redis.call('HSET', KEYS[1], 'n', ARGV[1])
 redis.call('PEXPIRE', KEYS[1], ARGV[2])
 local t = redis.call('TIME')
-return {w[1] or '0', w[2] or '', w[3] or '0', w[4] or '', w[5] or '0', t[1] .. string.format('%06d', t[2])}
+return {w[1] or '0', w[2] or '0', w[3] or '0  ', t[1] .. string.format('%06d', t[2])}

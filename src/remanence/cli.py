@@ -1,0 +1,136 @@
+"""The `remanence` command: arguments and dispatch. Each verb is a module, imported when it is called.
+
+A module of `remanence.commands` offers `configure(parser)`, which adds the verb's own arguments, and
+`run(call, output)`, which does it and returns the exit code. To add a verb, add it to VERBS.
+
+Exit codes: 0 fine; 1 what was checked has a problem; 2 the call is wrong; 3 the server is away;
+130 ended by Ctrl-C. Errors are one line on stderr, with --json an object.
+"""
+
+import argparse
+import contextlib
+import json
+import os
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from typing import Any, Final, NamedTuple, NoReturn
+
+import remanence
+from remanence.errors import RemanenceError, Unavailable, UsageError
+
+PROBLEM: Final = 1
+USAGE: Final = 2
+AWAY: Final = 3
+INTERRUPTED: Final = 130
+NOBODY_READS: Final = 141
+"""What a shell shows for a program that SIGPIPE ended, such as `remanence export - | head -1`."""
+
+
+class Verb(NamedTuple):
+    """A verb, what `--help` says of it, and the module that does it."""
+
+    name: str
+    meaning: str
+    module: str
+
+
+VERBS: Final = (
+    Verb("demo", "see it remember, survive kill -9 and outlive its server, in 20 seconds", "demo"),
+    Verb("doctor", "check settings, folder, journals and server, with advice", "doctor"),
+    Verb("stats", "what is stored where, and what waits to be sent", "stats"),
+    Verb("export", "write everything that is stored to a JSONL file", "exporting"),
+    Verb("import", "store what an export holds", "importing"),
+)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns its exit code. `argv` defaults to the program's arguments."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    call = _parser("--json" in words).parse_args(words)
+    try:
+        code = _run(call)
+        sys.stdout.flush()
+        return code
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except BrokenPipeError:
+        _forget_stdout()
+        return NOBODY_READS
+    except RemanenceError as error:
+        code = USAGE if isinstance(error, UsageError) else AWAY if isinstance(error, Unavailable) else PROBLEM
+        _complain(str(error), type(error).__name__, code, as_json=call.json)
+        return code
+
+
+def _run(call: argparse.Namespace) -> int:
+    from remanence.commands.output import Output
+
+    with Output(as_json=call.json, version=remanence.__version__) as output:
+        module: Any = import_module(f"remanence.commands.{call.module}")
+        code: int = module.run(call, output)
+        return code
+
+
+def _complain(message: str, kind: str, code: int, *, as_json: bool) -> None:
+    line = json.dumps({"error": kind, "message": message, "exit": code}) if as_json else f"remanence: {message}"
+    with contextlib.suppress(OSError):  # nobody listens: the exit code still tells
+        print(line, file=sys.stderr, flush=True)
+
+
+def _forget_stdout() -> None:
+    """Whoever read our output has gone: let the interpreter's last flush go nowhere, and quietly."""
+    with contextlib.suppress(OSError, ValueError):  # no real file behind it: nothing will be flushed
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+# --- arguments ----------------------------------------------------------------------------------
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser whose errors keep to the promise, and which learns a verb's arguments when it is called."""
+
+    def __init__(self, *args: Any, as_json: bool = False, module: str = "", **kwargs: Any) -> None:
+        super().__init__(*args, allow_abbrev=False, **kwargs)
+        self._as_json = as_json
+        self._module = module
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        module, self._module = self._module, ""
+        if module:
+            _add_common(self, argparse.SUPPRESS)  # what was said before the verb must not be unsaid
+            import_module(f"remanence.commands.{module}").configure(self)
+        return super().parse_known_args(args, namespace)
+
+    def error(self, message: str) -> NoReturn:
+        _complain(f"{message} (see {self.prog} --help)", "UsageError", USAGE, as_json=self._as_json)
+        raise SystemExit(USAGE)
+
+
+def _parser(as_json: bool) -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="remanence",
+        description="The memory of AI agents that outlives the outage.",
+        epilog="Without --url, REDIS_URL or REDIS_HOST, memories live in one local SQLite file.",
+        as_json=as_json,
+    )
+    parser.add_argument("--version", action="version", version=f"remanence {remanence.__version__}")
+    _add_common(parser, None)
+    verbs = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    for verb in VERBS:
+        options: dict[str, Any] = {"as_json": as_json, "module": verb.module}
+        one = verbs.add_parser(verb.name, help=verb.meaning, description=f"{verb.meaning}.".capitalize(), **options)
+        one.set_defaults(module=verb.module)
+    return parser
+
+
+def _add_common(parser: argparse.ArgumentParser, default: str | None) -> None:
+    """The options of every verb, before or after it."""
+    group = parser.add_argument_group("where memories live")
+    group.add_argument("--url", metavar="URL", default=default, help="redis://, rediss:// or unix:// (REDIS_URL)")
+    group.add_argument("--path", metavar="DIR", default=default, help="folder of local files (REMANENCE_PATH)")
+    group.add_argument("--namespace", metavar="NAME", default=default, help="tenant (REMANENCE_NAMESPACE)")
+    group.add_argument("--backend", choices=("redis", "sqlite", "memory"), default=default, help="(MEMORY_BACKEND)")
+    parser.add_argument(
+        "--json", action="store_true", default=default or False, help="answer, and complain, in JSON"
+    )

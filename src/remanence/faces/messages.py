@@ -1,0 +1,442 @@
+"""Session messages: the history of one conversation as a list, oldest first (`MemoryClient`).
+
+A session lives at `{key_prefix}{session_id}` as a list of `{"role", "content", "timestamp"[, "metadata"]}`
+in JSON. Messages stand in the order in which they were stored. Their timestamps say when they were made,
+which may differ a little where several clocks wrote, and more where an outage held some back.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Sequence
+from datetime import UTC, datetime, timedelta
+from math import inf
+from typing import Any, Final
+
+from remanence.errors import CorruptRecord, InvalidArgument, InvalidSetting, InvalidValue
+from remanence.events import Event, RecordSkipped
+from remanence.faces.access import Face, ttl_ms
+from remanence.model import NEVER, Append, Delete, Reading
+from remanence.protocols import Ask, Gateway, Length, Lifetime, Tail
+from remanence.settings import Settings
+from remanence.wire import codec
+from remanence.wire.keys import final
+
+Message = dict[str, Any]
+Moment = datetime | str
+"""A point in time with its zone: a datetime, or ISO 8601 text."""
+
+PAGE: Final = 256
+"""Messages read at a time where a part of a session is looked for from its end."""
+LATE: Final = 100
+"""So many messages in a row older than `since` end the search: fewer may be late ones of an outage."""
+PART: Final = 1000
+"""Most messages in one write: bounds the time the server is held."""
+_MOST: Final = 1 << 40
+_FIELDS: Final = ("role", "content", "metadata", "timestamp")
+
+
+class BaseMemory(ABC):
+    """What a memory of session messages can do, for those who bring their own beside `MemoryClient`."""
+
+    @abstractmethod
+    def add(
+        self, session_id: str, role: str, content: str, metadata: dict[str, Any] | None = None, **kwargs: Any
+    ) -> None:
+        """Add a message at the end of the session."""
+
+    @abstractmethod
+    def get(self, session_id: str, limit: int | None = None) -> list[Message]:
+        """The session's messages, oldest first; with `limit` the last that many."""
+
+    @abstractmethod
+    def clear(self, session_id: str) -> None:
+        """Delete the session's messages."""
+
+    @abstractmethod
+    def exists(self, session_id: str) -> bool:
+        """Whether the session has messages."""
+
+    @abstractmethod
+    def count(self, session_id: str) -> int:
+        """How many messages the session has."""
+
+
+class AsyncBaseMemory(ABC):
+    """`BaseMemory` for asyncio."""
+
+    @abstractmethod
+    async def add(
+        self, session_id: str, role: str, content: str, metadata: dict[str, Any] | None = None, **kwargs: Any
+    ) -> None:
+        """Add a message at the end of the session."""
+
+    @abstractmethod
+    async def get(self, session_id: str, limit: int | None = None) -> list[Message]:
+        """The session's messages, oldest first; with `limit` the last that many."""
+
+    @abstractmethod
+    async def clear(self, session_id: str) -> None:
+        """Delete the session's messages."""
+
+    @abstractmethod
+    async def exists(self, session_id: str) -> bool:
+        """Whether the session has messages."""
+
+    @abstractmethod
+    async def count(self, session_id: str) -> int:
+        """How many messages the session has."""
+
+
+class Messages(Face):
+    """Session messages as coroutines. `AsyncMemoryClient` and `MemoryClient` are made of it."""
+
+    def __init__(
+        self, opener: Callable[[], Gateway], settings: Settings, ttl: int, tell: Callable[[Event], None]
+    ) -> None:
+        """Reads nothing. `ttl`: a session's lifetime in ms; `tell` hears of entries that cannot be read."""
+        super().__init__(opener, settings)
+        self._prefix = final(settings.key_prefix, "key_prefix", limit=settings.key_bytes - 1)
+        self._id_bytes = settings.key_bytes - len(self._prefix.encode())
+        self._roles = _roles(settings.roles)
+        self._ttl = ttl
+        self._report = tell
+
+    def key_of(self, session_id: str) -> str:
+        """The key of a session's list, as `redis-cli` sees it. Raises `InvalidKey`."""
+        return self._prefix + final(session_id, "session_id", limit=self._id_bytes)
+
+    # --- writing --------------------------------------------------------------------------------
+
+    async def add(
+        self,
+        session_id: str,
+        role: str,
+        content: str,
+        metadata: dict[str, Any] | None = None,
+        *,
+        timestamp: Moment | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Add a message at the end of the session, whose lifetime starts anew.
+
+        `metadata` is what JSON can hold; none is stored where it is empty. `timestamp` is when the message
+        was made, for imports; now by default. Other keyword arguments are ignored, for compatibility.
+        Raises ValueError for a role that is not allowed (`InvalidArgument`), a session id that cannot be
+        (`InvalidKey`) or a message past `value_bytes` (`ValueTooLarge`), and TypeError for what JSON cannot
+        hold (`InvalidValue`). Nothing is stored then.
+        """
+        message = {"role": role, "content": content, "metadata": metadata, "timestamp": timestamp}
+        item = self._encoded(message, self._now(), "")
+        await self._write(Append(self.key_of(session_id), (item,), self._ttl))
+
+    async def add_many(self, session_id: str, messages: Iterable[dict[str, Any] | Sequence[Any]]) -> None:
+        """Add messages in one trip, all or none: dicts with the names of `add`, or (role, content, …).
+
+        They stand side by side up to `batch_bytes` and 1000 messages. Longer ones are journalled together
+        and travel in parts of that size, between which other processes' messages may come to stand.
+        Raises as `add`, naming the message at fault.
+        """
+        key, now = self.key_of(session_id), self._now()
+        items = [
+            self._encoded(_message(each, f"messages[{at}]"), now, f"messages[{at}]")
+            for at, each in enumerate(_listed(messages))
+        ]
+        if items:
+            await self._write(*(Append(key, part, self._ttl) for part in self._parts(items)))
+
+    def _parts(self, items: Sequence[bytes]) -> list[tuple[bytes, ...]]:
+        """The items in runs that the server takes at once."""
+        parts: list[tuple[bytes, ...]] = []
+        part: list[bytes] = []
+        size = 0
+        for item in items:
+            if part and (len(part) == PART or size + len(item) > self._settings.batch_bytes):
+                parts.append(tuple(part))
+                part, size = [], 0
+            part.append(item)
+            size += len(item)
+        return [*parts, tuple(part)]
+
+    def _encoded(self, given: Message, now: str, path: str) -> bytes:
+        """The entry to store for a message of these parts, or what is wrong with it."""
+        role, content, metadata, timestamp = (given.get(name) for name in _FIELDS)
+        at = f"{path}." if path else ""
+        if not isinstance(role, str) or role not in self._roles:
+            raise InvalidArgument(
+                f"{at}role must be one of {', '.join(self._roles)}; the setting roles (REMANENCE_ROLES) allows others"
+            )
+        if not isinstance(content, str):
+            raise InvalidValue(f"{at}content must be text, not {type(content).__name__}")
+        if metadata is not None and not isinstance(metadata, dict):
+            raise InvalidValue(f"{at}metadata must be a dict, not {type(metadata).__name__}")
+        when = (
+            now
+            if timestamp is None
+            else _moment(timestamp, f"{at}timestamp").isoformat(timespec="microseconds")
+        )
+        message: Message = {"role": role, "content": content, "timestamp": when}
+        if metadata:
+            message["metadata"] = metadata
+        limit, depth = self._settings.value_bytes, self._settings.depth + 1
+        return codec.encode(message, limit=limit, depth=depth, path=path or "message")
+
+    def _now(self) -> str:
+        wall = self._opener().runtime.wall()
+        return datetime.fromtimestamp(wall, UTC).isoformat(timespec="microseconds")
+
+    async def clear(self, session_id: str) -> None:
+        """Delete the session's messages. One that has none is left as it is."""
+        await self._write(Delete(self.key_of(session_id)))
+
+    # --- reading --------------------------------------------------------------------------------
+
+    async def get(
+        self,
+        session_id: str,
+        limit: int | None = None,
+        *,
+        since: Moment | None = None,
+        before: Moment | None = None,
+    ) -> list[Message]:
+        """The messages, oldest first; [] where the session has none or has expired.
+
+        `limit` gives the last that many, and reads no more than those. `since` and `before` (excluded) are
+        points in time with their zone. They read from the end until 100 messages in a row are older than
+        `since`; a timestamp without zone counts as UTC, and a message without one is in no period.
+        An entry that is no message is left out and reported as a `RecordSkipped` event.
+        Raises `InvalidArgument`, and `Unavailable` (a redis.ConnectionError) where the server is away and
+        nothing is known here.
+        """
+        return (await self.read(session_id, limit, since=since, before=before)).value
+
+    async def read(
+        self,
+        session_id: str,
+        limit: int | None = None,
+        *,
+        since: Moment | None = None,
+        before: Moment | None = None,
+    ) -> Reading[list[Message]]:
+        """As `get`, with where the answer came from and how old it may be.
+
+        While the server is away a long session's answer is its end: the last 500 messages and own ones.
+        """
+        key, most = self.key_of(session_id), _limit(limit)
+        search = _Search(key, most, _bound(since, "since"), _bound(before, "before"))
+        if search.since is None and search.before is None:
+            told = await self._told(Tail(key, -most, -1))
+            if search.take(told.value, 0) and not search.skipped:
+                return Reading(search.found, told.source, told.as_of)
+            search = _Search(key, most)  # once more, where each entry's position is known
+        return await self._searched(search)
+
+    async def _searched(self, search: "_Search") -> Reading[list[Message]]:
+        """Look page by page from the end, by positions that others' appending does not move."""
+        told = await self._told(Length(search.key))
+        stop = told.value
+        pages = [told]
+        while stop > 0 and not search.complete:
+            start = max(0, stop - PAGE)
+            pages.append(await self._told(Tail(search.key, start, stop - 1)))
+            search.take(pages[-1].value, start)
+            stop = start
+        for position, reason in reversed(search.skipped):
+            self._report(RecordSkipped(search.key, position, reason))
+        local = next((page for page in pages if page.stale), told)
+        return Reading(search.found, local.source, local.as_of)
+
+    async def _told(self, ask: Ask) -> Reading[Any]:
+        return (await self._tell(ask))[0]
+
+    async def exists(self, session_id: str) -> bool:
+        """Whether the session has messages."""
+        return await self.count(session_id) > 0
+
+    async def count(self, session_id: str) -> int:
+        """How many messages the session has, 0 where there is none; entries that cannot be read included."""
+        count: int = (await self._told(Length(self.key_of(session_id)))).value
+        return count
+
+    async def ttl(self, session_id: str) -> float | None:
+        """Seconds the session has left: None for ever, 0 where there is none."""
+        left: int = (await self._told(Lifetime(self.key_of(session_id)))).value
+        return None if left == -1 else max(0, left) / 1000
+
+    async def sessions(self, prefix: str = "", limit: int | None = None) -> list[str]:
+        """The ids of sessions that begin with `prefix` (taken literally), at most `limit`, in no order.
+
+        Read in pages, so that the server serves others meanwhile. While it is away: those known here.
+        """
+        start = self._prefix if prefix == "" else self.key_of(prefix)
+        most, cursor, found = _limit(limit), "", dict[str, None]()
+        while True:
+            keys, cursor = await self._scan(start, cursor)
+            found |= dict.fromkeys(key[len(self._prefix) :] for key in keys if len(key) > len(self._prefix))
+            if not cursor or len(found) >= most:
+                return list(found)[:most]
+
+
+class _Search:
+    """What was found so far, from the end of a session towards its beginning."""
+
+    def __init__(
+        self, key: str, most: int, since: datetime | None = None, before: datetime | None = None
+    ) -> None:
+        self.key = key
+        self.since = since
+        self.before = before
+        self.skipped: list[tuple[int, str]] = []
+        self._most = most
+        self._backwards: list[Message] = []
+        self._older = 0
+
+    @property
+    def found(self) -> list[Message]:
+        """The messages, oldest first."""
+        return self._backwards[::-1]
+
+    @property
+    def complete(self) -> bool:
+        """Whether nothing further back is wanted."""
+        return len(self._backwards) >= self._most or self._older >= LATE
+
+    def take(self, items: Sequence[bytes], start: int) -> bool:
+        """Look at the items from position `start`, last first. Returns True, to be used in a condition."""
+        for position in range(len(items) - 1, -1, -1):
+            if self.complete:
+                break
+            try:
+                message = _parsed(items[position], self.key)
+            except CorruptRecord as error:
+                self.skipped.append((start + position, str(error)))
+            else:
+                self._judge(message)
+        return True
+
+    def _judge(self, message: Message) -> None:
+        if self.since is None and self.before is None:
+            self._backwards.append(message)
+            return
+        made = _made(message)
+        if made is None:
+            return
+        if self.since is not None and made < self.since:
+            self._older += 1
+            return
+        self._older = 0
+        if self.before is None or made < self.before:
+            self._backwards.append(message)
+
+
+def _parsed(item: bytes, key: str) -> Message:
+    """An entry as a message; raises `CorruptRecord` for anything else."""
+    try:
+        message = codec.decode(item, key)
+    except CorruptRecord:
+        raise CorruptRecord("it is not JSON text") from None
+    if not isinstance(message, dict) or not isinstance(message.get("role"), str) or "content" not in message:
+        raise CorruptRecord("it is no message with a role and a content")
+    return message
+
+
+def _made(message: Message) -> datetime | None:
+    """When a message was made, None where it does not say. Without a zone: UTC."""
+    try:
+        made = datetime.fromisoformat(message["timestamp"])
+        return (made if made.tzinfo else made.replace(tzinfo=UTC)).astimezone(UTC)
+    except (KeyError, TypeError, ValueError, OverflowError):
+        return None
+
+
+# --- arguments ----------------------------------------------------------------------------------
+
+
+def opened(
+    host: str | None,
+    port: int | None,
+    password: str | None,
+    db: int | None,
+    session_ttl: float | timedelta | None,
+    key_prefix: str | None,
+    options: dict[str, Any],
+) -> tuple[Settings, int]:
+    """The settings that a client's arguments mean, and its sessions' lifetime in ms.
+
+    What is None comes from the environment. Raises `InvalidSetting`, `InvalidTTL` and `InvalidKey`.
+    """
+    named = host is not None or port is not None or db is not None or password is not None
+    if named and options.get("backend") not in (None, "redis"):
+        raise InvalidSetting(
+            f"backend {options['backend']!r} has no host, port, db or password: leave them out, or use redis"
+        )
+    settings = Settings.at(host, port, db, password, key_prefix=key_prefix, **options)
+    wanted = settings.session_ttl if session_ttl is None else session_ttl
+    return settings, NEVER if wanted == inf else ttl_ms(wanted, "session_ttl")
+
+
+PROVIDERS: Final = ("redis", "sqlite", "memory")
+
+
+def chosen(provider: str | None, options: dict[str, Any]) -> dict[str, Any]:
+    """The options with the provider as their backend; None leaves it to the settings."""
+    if provider is None:
+        return options
+    if provider not in PROVIDERS:
+        raise InvalidArgument(f"there is no provider {provider!r:.60}: one of {', '.join(PROVIDERS)}")
+    if options.get("backend", provider) != provider:
+        raise InvalidArgument("provider and backend name different places: give one of them")
+    return {**options, "backend": provider}
+
+
+def _roles(text: str) -> tuple[str, ...]:
+    roles = tuple(role.strip() for role in text.split(",") if role.strip())
+    if not roles:
+        raise InvalidSetting("roles must name at least one role (REMANENCE_ROLES)")
+    return roles
+
+
+def _limit(limit: int | None) -> int:
+    if limit is None:
+        return _MOST
+    if isinstance(limit, bool) or not isinstance(limit, int) or limit < 1:
+        raise InvalidArgument("limit must be a whole number of at least 1, or None for all")
+    return min(limit, _MOST)
+
+
+def _bound(moment: Moment | None, meaning: str) -> datetime | None:
+    return None if moment is None else _moment(moment, meaning)
+
+
+def _moment(moment: Moment, meaning: str) -> datetime:
+    """A point in time in UTC. Raises `InvalidArgument` without a zone."""
+    try:
+        found = datetime.fromisoformat(moment) if isinstance(moment, str) else moment
+        if isinstance(found, datetime) and found.tzinfo is not None:
+            return found.astimezone(UTC)
+    except (ValueError, OverflowError):
+        pass  # said below
+    raise InvalidArgument(
+        f"{meaning} must be a datetime with its zone, or ISO 8601 text with one: 2024-01-15T10:30:00+00:00"
+    )
+
+
+def _listed(messages: Iterable[Any]) -> list[Any]:
+    if isinstance(messages, str | bytes | dict) or not isinstance(messages, Iterable):
+        raise InvalidArgument(f"messages must be a list of messages, not {type(messages).__name__}")
+    return list(messages)
+
+
+def _message(given: Any, path: str) -> Message:
+    """A message by the names of `add`."""
+    if isinstance(given, dict):
+        for name in given:
+            if name not in _FIELDS:
+                raise InvalidArgument(
+                    f"{path} has a field {name!r:.60} that no message has: put it into its metadata"
+                )
+        return given
+    if isinstance(given, tuple | list) and 2 <= len(given) <= len(_FIELDS):
+        return dict(zip(_FIELDS, given, strict=False))
+    raise InvalidArgument(f"{path} must be a dict, or (role, content[, metadata[, timestamp]])")
+
+
+__all__ = ["AsyncBaseMemory", "BaseMemory", "Message", "Messages", "Moment", "chosen", "opened"]
