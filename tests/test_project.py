@@ -32,7 +32,8 @@ FLOORS = (
     {"sync", "aio", "integrations"},
     {"server"},
     {"commands"},
-    {"cli", "__main__"},
+    {"cli"},
+    {"__main__"},
 )
 """The rooms from the ground up. Each may import those below it, none beside it, none above."""
 EXCEPTIONS = {"observers": {"events"}}

@@ -30,13 +30,13 @@ IDS = tuple(first + middle * 20 + last for first in "-0Aaz_" for middle in "m" f
 BODIES = (
     text(1),
     b'{"value":[1,2],"last_modified":5}',
-    b"\x00\x81\xa1a\x01",
+    b"\x00\x81\xa1a",
     b"\x01xyz",
     b'{"stamp":"mine","a":1}',
 )
 FOREIGN = (
     b"", b"plain", b"{}", b"\x00", b"\x01" + b"x" * 60, b'{"stamp":"', b'{"stamp":"' + b"0" * 38 + b'",',
-    b'{"stamp":"' + b"m" * 22 + b"0" * 16 + b'","a":1}', b"\x00" + b"_" * 22 + b"1600000000000009" + b"\xff\xfe",
+    b'{"stamp":"' + b"m" * 22 + b"0" * 16 + b'","a":1}', b"\x00" + b"_" * 22 + b"1600000000000009" + b"\xff",
     b"\x00" + b"m" * 21 + b"/" + b"1600000000000009", b"\x80\x04N.", [b"theirs"], [b"", b"\xff"],
 )  # fmt: skip
 DEADLINE = 30.0
@@ -162,8 +162,9 @@ class Pair:
     def keys(self, store: Store, prefix: str) -> list[str]:
         found: set[str] = set()
         cursor = ""
+        count = 1000 if isinstance(store, RedisStore) else 3  # a server walks past what other tests left
         while True:
-            page, cursor = run(store.scan(prefix, cursor, 3, deadline()))
+            page, cursor = run(store.scan(prefix, cursor, count, deadline()))
             found.update(page)
             if not cursor:
                 return sorted(found)

@@ -128,6 +128,11 @@ class TestState(MemoryCase):
         assert self.send(3, put(3)).status == "fenced"
         assert self.apply(put(1, "d", live=False)) == ["ok"]
 
+    def test_a_scan_goes_on_key_by_key(self) -> None:
+        self.apply(put(1, "a"), put(2, "a*"), append(3, "a/"), put(4, "b"))
+        assert self.pages("", 1) == ["a", "a*", "a/", "b"]
+        assert self.pages("a", 1) == ["a", "a*", "a/"]
+
     def test_changes_tell_what_each_op_became(self) -> None:
         self.open()
         self.send(1, put(1), append(2, "k"), delete(3, base="x"))

@@ -151,6 +151,21 @@ class TestTidying(SQLiteCase):
         assert self.items() == [b"new"]
         assert self.rows("SELECT count(*) FROM items") == [(1,)]
 
+    def test_what_is_remembered_ends(self) -> None:
+        self.apply(delete(9))
+        self.open()
+        self.advance(4.9)
+        assert self.send(1, put(1, live=False)).results == ("stale",)
+        self.advance(0.2)
+        assert self.send(2, put(1, live=False)).status == "fenced"
+        assert self.open().seq == 0
+        assert self.send(1, put(1, live=False)).results == ("ok",)
+
+    def test_a_scan_goes_on_key_by_key(self) -> None:
+        self.apply(put(1, "a"), put(2, "a*"), append(3, "a/"), put(4, "b"))
+        assert self.pages("", 1) == ["a", "a*", "a/", "b"]
+        assert self.pages("a", 1) == ["a", "a*", "a/"]
+
     def test_the_log_is_bounded(self) -> None:
         self.open()
         for first in range(1, 2000, 50):

@@ -41,6 +41,7 @@ VERBS: Final = (
     Verb("stats", "what is stored where, and what waits to be sent", "stats"),
     Verb("export", "write everything that is stored to a JSONL file", "exporting"),
     Verb("import", "store what an export holds", "importing"),
+    Verb("bench", "measure what it costs, against plain redis-py on the same server", "bench"),
 )
 
 
@@ -61,19 +62,24 @@ def main(argv: Sequence[str] | None = None) -> int:
         code = USAGE if isinstance(error, UsageError) else AWAY if isinstance(error, Unavailable) else PROBLEM
         _complain(str(error), type(error).__name__, code, as_json=call.json)
         return code
+    except OSError as error:  # the disk's or a file's, such as a full one under an export
+        message = ": ".join(filter(None, (error.filename, (error.strerror or str(error)).lower())))
+        _complain(message, type(error).__name__, PROBLEM, as_json=call.json)
+        return PROBLEM
 
 
 def _run(call: argparse.Namespace) -> int:
     from remanence.commands.output import Output
 
-    with Output(as_json=call.json, version=remanence.__version__) as output:
-        module: Any = import_module(f"remanence.commands.{call.module}")
-        code: int = module.run(call, output)
-        return code
+    module: Any = import_module(f"remanence.commands.{call.module}")
+    code: int = module.run(call, Output(as_json=call.json, version=remanence.__version__))
+    return code
 
 
 def _complain(message: str, kind: str, code: int, *, as_json: bool) -> None:
-    line = json.dumps({"error": kind, "message": message, "exit": code}) if as_json else f"remanence: {message}"
+    line = (
+        json.dumps({"error": kind, "message": message, "exit": code}) if as_json else f"remanence: {message}"
+    )
     with contextlib.suppress(OSError):  # nobody listens: the exit code still tells
         print(line, file=sys.stderr, flush=True)
 
@@ -90,8 +96,8 @@ def _forget_stdout() -> None:
 class _Parser(argparse.ArgumentParser):
     """A parser whose errors keep to the promise, and which learns a verb's arguments when it is called."""
 
-    def __init__(self, *args: Any, as_json: bool = False, module: str = "", **kwargs: Any) -> None:
-        super().__init__(*args, allow_abbrev=False, **kwargs)
+    def __init__(self, *, as_json: bool = False, module: str = "", **options: Any) -> None:
+        super().__init__(allow_abbrev=False, **options)
         self._as_json = as_json
         self._module = module
 
@@ -119,7 +125,8 @@ def _parser(as_json: bool) -> argparse.ArgumentParser:
     verbs = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for verb in VERBS:
         options: dict[str, Any] = {"as_json": as_json, "module": verb.module}
-        one = verbs.add_parser(verb.name, help=verb.meaning, description=f"{verb.meaning}.".capitalize(), **options)
+        sentence = f"{verb.meaning[0].upper()}{verb.meaning[1:]}."
+        one = verbs.add_parser(verb.name, help=verb.meaning, description=sentence, **options)
         one.set_defaults(module=verb.module)
     return parser
 
@@ -127,10 +134,16 @@ def _parser(as_json: bool) -> argparse.ArgumentParser:
 def _add_common(parser: argparse.ArgumentParser, default: str | None) -> None:
     """The options of every verb, before or after it."""
     group = parser.add_argument_group("where memories live")
-    group.add_argument("--url", metavar="URL", default=default, help="redis://, rediss:// or unix:// (REDIS_URL)")
-    group.add_argument("--path", metavar="DIR", default=default, help="folder of local files (REMANENCE_PATH)")
+    group.add_argument(
+        "--url", metavar="URL", default=default, help="redis://, rediss:// or unix:// (REDIS_URL)"
+    )
+    group.add_argument(
+        "--path", metavar="DIR", default=default, help="folder of local files (REMANENCE_PATH)"
+    )
     group.add_argument("--namespace", metavar="NAME", default=default, help="tenant (REMANENCE_NAMESPACE)")
-    group.add_argument("--backend", choices=("redis", "sqlite", "memory"), default=default, help="(MEMORY_BACKEND)")
+    group.add_argument(
+        "--backend", choices=("redis", "sqlite", "memory"), default=default, help="(MEMORY_BACKEND)"
+    )
     parser.add_argument(
         "--json", action="store_true", default=default or False, help="answer, and complain, in JSON"
     )

@@ -182,7 +182,7 @@ Wants = Callable[[type[Event]], bool]
 
 
 class Events:
-    """Counts what happens and tells every observer. One that raises is told no more, and nobody else notices."""
+    """Counts what happens and tells observers. One that raises is told no more, and nobody else notices."""
 
     def __init__(self) -> None:
         self._observers: tuple[tuple[Observer, Wants | None], ...] = ()
@@ -201,7 +201,7 @@ class Events:
         """Count `kind`, and say whether anybody wants to hear it: only then build it, and `spread` it."""
         name = kind.__name__
         self.counters[name] = self.counters.get(name, 0) + count
-        for _, wants in self._observers:
+        for _, wants in self._observers:  # noqa: SIM110 - every write passes here: `any` takes 0.25 µs more
             if wants is None or wants(kind):
                 return True
         return False

@@ -12,12 +12,12 @@ from remanence.settings import Options
 
 
 class AsyncRedisWorkingMemoryManager(AsyncOpened[Conversations], Conversations):
-    """The working memory of conversations for asyncio: `await manager.store(…)`. See `RedisWorkingMemoryManager`."""
+    """The working memory of conversations for asyncio. See `RedisWorkingMemoryManager`."""
 
     def __init__(
         self,
         storage_url: str | None = None,
-        ttl: float | timedelta | None | UnsetType = UNSET,
+        ttl: float | timedelta | UnsetType | None = UNSET,
         redis_client: Any = None,
         *,
         prefix: str = "memory",

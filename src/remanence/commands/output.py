@@ -6,8 +6,7 @@ from argparse import Namespace
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
-from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final
 
 from rich.console import Console, RenderableType
 from rich.text import Text
@@ -36,14 +35,6 @@ class Output:
         self.version = version
         self.screen: Console = _console(sys.stdout)
         self.aside: Console = _console(sys.stderr)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.screen.show_cursor(True)
 
     def say(self, *parts: RenderableType) -> None:
         """Print for people; nothing with --json. Text is taken as it is, without markup."""

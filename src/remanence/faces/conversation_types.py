@@ -4,12 +4,14 @@ Names and fields are those that agents of the `arshai` package know. Their own o
 wherever ours are: what counts is the attributes.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from enum import StrEnum
 from typing import Any, Final, Protocol, Self, runtime_checkable
 
-from remanence.errors import InvalidArgument, InvalidValue
+from remanence.errors import CorruptRecord, InvalidArgument, InvalidValue
+from remanence.model import Record
+from remanence.wire import codec
 
 INITIAL: Final = """\
 ### USER CONTEXT:
@@ -127,7 +129,7 @@ def understood(asked: Asked) -> IMemoryInput:
         found = IMemoryInput(**{"memory_type": None, **given})
     else:
         raise InvalidArgument("give an IMemoryInput, an object with its attributes, or a dict of its fields")
-    return replace(found, memory_type=_kind(found.memory_type))
+    return replace(found, memory_type=kind_of(found.memory_type))
 
 
 def _of_mapping(asked: Mapping[str, Any]) -> IMemoryInput:
@@ -144,7 +146,11 @@ def _of_mapping(asked: Mapping[str, Any]) -> IMemoryInput:
     return IMemoryInput(**{"memory_type": None, **given})
 
 
-def _kind(memory_type: object) -> ConversationMemoryType:
+def kind_of(memory_type: object) -> ConversationMemoryType:
+    """The type that a word, or another library's enum, names; None is WORKING_MEMORY.
+
+    Raises `InvalidArgument`.
+    """
     if memory_type is None:
         return ConversationMemoryType.WORKING_MEMORY
     if isinstance(memory_type, str):  # as is every other library's enum of these words
@@ -165,7 +171,10 @@ def texts(data: object, purpose: str) -> list[str]:
 
 def _text(item: object, place: str) -> str:
     missing = object()
-    text = item.get("working_memory", missing) if isinstance(item, Mapping) else getattr(item, "working_memory", missing)
+    if isinstance(item, Mapping):
+        text = item.get("working_memory", missing)
+    else:
+        text = getattr(item, "working_memory", missing)
     if text is missing:
         raise InvalidValue(f"{place} must be an IWorkingMemory, not {type(item).__name__}")
     if not isinstance(text, str):
@@ -204,3 +213,33 @@ def limited(found: list[str], limit: object) -> list[str]:
     if isinstance(limit, bool) or not isinstance(limit, int) or limit < 1:
         raise InvalidArgument("limit must be a whole number from 1, or None for all")
     return found[:limit]
+
+
+# --- the stored document --------------------------------------------------------------------------
+
+
+def shaped(words: Sequence[str]) -> Any:
+    """One item as others store and read it; several as a list of such."""
+    items = [{"working_memory": text} for text in words]
+    return items[0] if len(items) == 1 else items
+
+
+def parsed(record: Record) -> tuple[dict[str, Any], list[str]]:
+    """The stored document, with a dict as `metadata`, and the texts in its `data`. Raises `CorruptRecord`."""
+    document = codec.decode(record.body, record.key)
+    if not isinstance(document, dict):
+        raise corrupt(record.key)
+    if document.get("metadata") is None:
+        document["metadata"] = {}
+    data = document.get("data")
+    items = data if isinstance(data, list) else [data]
+    members = [item.get("working_memory") for item in items if isinstance(item, dict)]
+    found = [text for text in members if isinstance(text, str)]
+    if len(found) < len(items) or not isinstance(document["metadata"], dict):
+        raise corrupt(record.key)
+    return document, found
+
+
+def corrupt(key: str) -> CorruptRecord:
+    """What is at `key` cannot be read as a memory."""
+    return CorruptRecord(f"{key!r} holds no conversation memory: repair or delete it")

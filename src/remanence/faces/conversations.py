@@ -14,7 +14,6 @@ from typing import Any, Final
 from msgspec import UNSET, UnsetType
 
 from remanence.errors import (
-    CorruptRecord,
     InvalidArgument,
     InvalidSetting,
     InvalidValue,
@@ -30,15 +29,19 @@ from remanence.faces.conversation_types import (
     IMemoryInput,
     IWorkingMemory,
     containing,
+    corrupt,
+    kind_of,
     limited,
     matches,
+    parsed,
+    shaped,
     texts,
     understood,
 )
 from remanence.model import CONFLICT, Delete, Edit, Patch, Put, Reading, Record, Write
 from remanence.protocols import Fetch, Gateway
 from remanence.settings import Settings
-from remanence.stores.edits import edit
+from remanence.stores.edits import NOT_A_CONTAINER, PATH_GONE, edit
 from remanence.wire import codec
 from remanence.wire.clients import options_of_client
 from remanence.wire.keys import final
@@ -47,7 +50,10 @@ ATTEMPTS: Final = 1000
 """How often a change of one item is tried again: far more than any honest contention needs."""
 DEFAULT_URL: Final = "redis://localhost:6379/1"
 _AT_ONCE: Final = 500  # deletes in one write of `cleanup`: bounds what is held in memory
-_NO_RECORD: Final = "there is no such record"  # how `stores.resolve` words it
+_NO_RECORD: Final = "there is no such record"  # these two as `stores.resolve` words them
+_NO_MEMORY: Final = ("the stored value cannot be read", PATH_GONE, NOT_A_CONTAINER)
+_NOWHERE: Final = -1
+"""The place of an item whose id is of none."""
 
 
 def server_settings(storage_url: str | None, redis_client: Any, options: dict[str, Any]) -> Settings:
@@ -56,13 +62,11 @@ def server_settings(storage_url: str | None, redis_client: Any, options: dict[st
     The url, else the client's address, else REDIS_URL, else REDIS_HOST and its companions, else
     `DEFAULT_URL`; only the argument `backend` takes it elsewhere. Raises `InvalidSetting`.
     """
+    if sum((bool(storage_url), redis_client is not None, bool(options.get("url")))) > 1:
+        raise InvalidSetting("give one of storage_url, redis_client and url")
     if storage_url:
-        if redis_client is not None or options.get("url"):
-            raise InvalidSetting("give one of storage_url, url and redis_client")
         options = {**options, "url": storage_url}
     elif redis_client is not None:
-        if options.get("url"):
-            raise InvalidSetting("give one of storage_url, url and redis_client")
         options = {**options_of_client(redis_client), **options}
     if options.get("backend") not in (None, "redis"):
         return Settings.build(**options)
@@ -95,7 +99,7 @@ class Conversations(Face):
         self,
         opener: Callable[[], Gateway],
         settings: Settings,
-        ttl: float | timedelta | None | UnsetType = UNSET,
+        ttl: float | timedelta | UnsetType | None = UNSET,
         prefix: str = "memory",
     ) -> None:
         """Reads nothing. Without `ttl` the setting `conversation_ttl` counts. Raises `InvalidTTL`."""
@@ -110,7 +114,7 @@ class Conversations(Face):
         return self._key(understood(input))
 
     def _key(self, request: IMemoryInput) -> str:
-        begin = self._begin(ConversationMemoryType(request.memory_type))
+        begin = self._begin(kind_of(request.memory_type))
         limit = max(1, self._settings.key_bytes - len(begin.encode()))
         return begin + final(request.conversation_id, "conversation_id", limit=limit)
 
@@ -139,7 +143,7 @@ class Conversations(Face):
     def _put(self, request: IMemoryInput) -> Put:
         key, now = self._key(request), self._now()
         document = {
-            "data": _shaped(texts(request.data, "store")),
+            "data": shaped(texts(request.data, "store")),
             "metadata": self._metadata(request.metadata) or {},
             "created_at": now,
             "last_update": now,
@@ -147,7 +151,8 @@ class Conversations(Face):
         return Put(key, self._body(document), ttl_ms(self.ttl))
 
     def _body(self, document: dict[str, Any]) -> bytes:
-        return codec.encode(document, limit=self._settings.value_bytes, depth=self._settings.depth, path="memory")
+        limit, depth = self._settings.value_bytes, self._settings.depth
+        return codec.encode(document, limit=limit, depth=depth, path="memory")
 
     def _metadata(self, metadata: object) -> dict[str, Any] | None:
         """Checked by itself, so that an error names the place as the caller knows it."""
@@ -174,17 +179,17 @@ class Conversations(Face):
         key = self._key(request)
         place = _place(key, request.memory_id)
         reading = (await self._tell(Fetch(key)))[0]
-        document = _document(reading.value) if reading.value is not None else {"data": [], "metadata": {}}
-        found = _texts(document)
+        document, found = parsed(reading.value) if reading.value is not None else ({"metadata": {}}, [])
         if place is not None:
-            found = found[place] if isinstance(place, slice) else []
-        chosen = containing(found, request.query)
-        if not matches(document["metadata"], request.filters):
-            chosen = []
-        memories = [IWorkingMemory(text) for text in limited(chosen, request.limit)]
+            found = [] if place == _NOWHERE else found[place : place + 1]
+        chosen = limited(containing(found, request.query), request.limit)
+        fits = matches(document["metadata"], request.filters)
+        memories = [IWorkingMemory(text) for text in chosen] if fits else []
         return Reading(memories, reading.source, reading.as_of)
 
-    async def retrieve_safe(self, input: Asked, default: Sequence[IWorkingMemory] = ()) -> list[IWorkingMemory]:
+    async def retrieve_safe(
+        self, input: Asked, default: Sequence[IWorkingMemory] = ()
+    ) -> list[IWorkingMemory]:
         """As `retrieve`; a copy of `default` where the server is away and the memory is not known here."""
         try:
             return await self.retrieve(input)
@@ -211,28 +216,30 @@ class Conversations(Face):
             await self._amend(key, place, words, metadata)
 
     async def _patch(self, key: str, words: list[str], metadata: dict[str, Any] | None) -> None:
-        put = Patch(key, self._edits(words, metadata), ttl_ms(self.ttl))
+        patch = Patch(key, self._edits(words, metadata), ttl_ms(self.ttl))
         try:
-            await self._write(put)
+            await self._write(patch)
         except Rejected as error:
             if error.reason == _NO_RECORD:
                 raise _missing(key) from error
-            raise CorruptRecord(f"{key!r} holds no conversation memory: repair or delete it") from error
+            if error.reason in _NO_MEMORY:
+                raise corrupt(key) from error
+            raise
 
     def _edits(self, words: list[str], metadata: dict[str, Any] | None) -> tuple[Edit, ...]:
-        """The first changes nothing: it refuses to touch a value that is no memory."""
+        """The first refuses a value that is no memory, which `set` alone would make one of."""
         made = [
-            self._edit(("metadata",), "update", {}),
-            self._edit(("data",), "set", _shaped(words)),
+            self._edit(("data",), "clear"),
+            self._edit(("data",), "set", shaped(words)),
             self._edit(("last_update",), "set", self._now()),
         ]
         if metadata is not None:
             made.append(self._edit(("metadata",), "set", metadata))
         return tuple(made)
 
-    def _edit(self, path: tuple[str, ...], verb: str, value: Any) -> Edit:
+    def _edit(self, path: tuple[str, ...], verb: str, *values: Any) -> Edit:
         limit, depth = self._settings.value_bytes, self._settings.depth
-        return edit(path, verb, value, name="memory", limit=limit, depth=depth)
+        return edit(path, verb, *values, name="memory", limit=limit, depth=depth)
 
     async def delete(self, input: Asked) -> None:
         """Remove the memory, or one item of it where `memory_id` names one; a missing one is fine."""
@@ -249,13 +256,11 @@ class Conversations(Face):
 
     # --- one item of several ----------------------------------------------------------------------
 
-    async def _amend(
-        self, key: str, place: "slice | str", words: list[str], metadata: dict[str, Any] | None
-    ) -> None:
+    async def _amend(self, key: str, place: int, words: list[str], metadata: dict[str, Any] | None) -> None:
         """Put `words` in the place of one item of just the version that was read; else read again."""
         for _ in range(ATTEMPTS):
             record = (await self._tell(Fetch(key)))[0].value
-            if record is None or isinstance(place, str) or not _texts(_document(record))[place]:
+            if record is None:
                 raise _missing(key)
             write = self._amended(record, place, words, metadata)
             receipt = (await self._opener().write([write]))[0]
@@ -265,13 +270,16 @@ class Conversations(Face):
                 raise refusal(write, receipt)
         raise Rejected(f"{key} was changed by others {ATTEMPTS} times in a row", "contention")
 
-    def _amended(self, record: Record, place: slice, words: list[str], metadata: dict[str, Any] | None) -> Write:
-        document = _document(record)
-        items = _texts(document)
-        items[place] = words
+    def _amended(
+        self, record: Record, place: int, words: list[str], metadata: dict[str, Any] | None
+    ) -> Write:
+        document, items = parsed(record)
+        if not 0 <= place < len(items):
+            raise _missing(record.key if place == _NOWHERE else f"{record.key}#{place}")
+        items[place : place + 1] = words
         if not items:
             return Delete(record.key, record.etag)
-        document |= {"data": _shaped(items), "last_update": self._now()}
+        document |= {"data": shaped(items), "last_update": self._now()}
         if metadata is not None:
             document["metadata"] = metadata
         return Put(record.key, self._body(document), ttl_ms(self.ttl), record.etag)
@@ -300,9 +308,7 @@ class Conversations(Face):
         """
         if not isinstance(pattern, str) or not pattern:
             raise InvalidArgument('pattern must be a conversation id or a pattern over ids, such as "*"')
-        kinds = list(ConversationMemoryType)
-        if memory_type is not None:
-            kinds = [ConversationMemoryType(understood({"conversation_id": "-", "memory_type": memory_type}).memory_type)]
+        kinds = list(ConversationMemoryType) if memory_type is None else [kind_of(memory_type)]
         count, found = 0, dict[str, None]()
         async for key in self._matching(kinds, pattern):
             found[key] = None
@@ -331,43 +337,19 @@ class Conversations(Face):
         return len(deletes)
 
 
-# --- the stored document --------------------------------------------------------------------------
+# --- ids and errors -------------------------------------------------------------------------------
 
 
-def _shaped(words: Sequence[str]) -> Any:
-    """One item as others store and read it; several as a list of such."""
-    items = [{"working_memory": text} for text in words]
-    return items[0] if len(items) == 1 else items
-
-
-def _document(record: Record) -> dict[str, Any]:
-    """The stored document, whose `data` and `metadata` are as they should be. Raises `CorruptRecord`."""
-    document = codec.decode(record.body, record.key)
-    if isinstance(document, dict):
-        document.setdefault("metadata", {})
-        if isinstance(document["metadata"], dict) and _texts(document) is not None:
-            return document
-    raise CorruptRecord(f"{record.key!r} holds no conversation memory: repair or delete it")
-
-
-def _texts(document: dict[str, Any]) -> Any:
-    """The texts in `data`, a new list; None where `data` is something else."""
-    data = document.get("data")
-    items = data if isinstance(data, list) else [data]
-    found = [item.get("working_memory") if isinstance(item, dict) else None for item in items]
-    return found if all(isinstance(text, str) for text in found) else None
-
-
-def _place(key: str, memory_id: object) -> "slice | str | None":
-    """The part of the items that an id names: None for all, a text for an id that is of none."""
+def _place(key: str, memory_id: object) -> int | None:
+    """Which item an id names, None for all of the memory. Raises `InvalidArgument`."""
     if memory_id is None or memory_id == key:
         return None
     if not isinstance(memory_id, str) or not memory_id:
         raise InvalidArgument("memory_id must be the key that store returned, or key#n for one item")
-    place = re.fullmatch(r"#([0-9]{1,9})", memory_id.removeprefix(key))
-    if place is None or not memory_id.startswith(key):
-        return memory_id
-    return slice(int(place[1]), int(place[1]) + 1)
+    if not memory_id.startswith(key):
+        return _NOWHERE
+    place = re.fullmatch(r"#([0-9]{1,9})", memory_id.removeprefix(key), re.ASCII)
+    return int(place[1]) if place else _NOWHERE
 
 
 def _missing(key: str) -> Missing:

@@ -108,6 +108,7 @@ class Messages(Face):
 
     async def add(
         self,
+        /,
         session_id: str,
         role: str,
         content: str,
@@ -161,9 +162,8 @@ class Messages(Face):
         role, content, metadata, timestamp = (given.get(name) for name in _FIELDS)
         at = f"{path}." if path else ""
         if not isinstance(role, str) or role not in self._roles:
-            raise InvalidArgument(
-                f"{at}role must be one of {', '.join(self._roles)}; the setting roles (REMANENCE_ROLES) allows others"
-            )
+            allowed = ", ".join(self._roles)
+            raise InvalidArgument(f"{at}role must be one of {allowed} (REMANENCE_ROLES allows others)")
         if not isinstance(content, str):
             raise InvalidValue(f"{at}content must be text, not {type(content).__name__}")
         if metadata is not None and not isinstance(metadata, dict):

@@ -35,7 +35,7 @@ def wanted(kind: type[Event]) -> bool:
 
 
 def log_event(event: Event) -> None:
-    """Log an event at its level. Its text is made only where a handler takes it; `record.args[0]` is the event."""
+    """Log an event at its level; its text is made only where a handler takes it. It is `record.args[0]`."""
     level = _LEVELS[event.level]
     if logger.isEnabledFor(level):
         logger.log(level, "%s", event)

@@ -130,7 +130,8 @@ class _Watched:
     def status(self) -> Told | None:
         engine = self.engine()
         answer: Any = engine.status() if engine is not None else None
-        return _awaited(answer, self._loop) if inspect.iscoroutine(answer) else answer
+        told: Told | None = _awaited(answer, self._loop) if inspect.iscoroutine(answer) else answer
+        return told
 
 
 def _told(watched: _Watched) -> Told | None:

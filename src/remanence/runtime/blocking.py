@@ -7,7 +7,7 @@ loop and no hop between threads.
 import threading
 import time
 from collections.abc import Callable, Coroutine
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from typing import Any, TypeVar
 
 from remanence.runtime.machine import Machine
@@ -27,22 +27,30 @@ def run(work: Coroutine[Any, Any, T]) -> T:
 
 
 class ThreadSignal:
-    """A `threading.Event` behind the signal contract."""
+    """A flag for one waiter at a time: a lock that is free once the flag is set.
+
+    Not a `threading.Event`, whose wait raises RuntimeError where Ctrl-C meets its own Python code.
+    """
 
     def __init__(self) -> None:
-        self._event = threading.Event()
+        self._lock = threading.Lock()
+        self._lock.acquire()
 
     def set(self) -> None:
-        """Wake everybody."""
-        self._event.set()
+        """Wake whoever waits."""
+        with suppress(RuntimeError):  # it was set already
+            self._lock.release()
 
     def clear(self) -> None:
         """Let the next wait wait."""
-        self._event.clear()
+        self._lock.acquire(blocking=False)
 
     async def wait(self, timeout: float | None) -> bool:
         """Block this thread until set or `timeout` seconds passed."""
-        return self._event.wait(timeout)
+        if not self._lock.acquire(timeout=-1 if timeout is None else max(0.0, timeout)):
+            return False
+        self.set()
+        return True
 
 
 class ThreadTask:

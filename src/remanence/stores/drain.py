@@ -34,6 +34,7 @@ from remanence.model import (
 )
 from remanence.protocols import Fetch, Length, Runtime, Store
 from remanence.settings import Settings
+from remanence.stores.clock import StoreClock
 from remanence.stores.journal import Journal, Lineage, Row
 from remanence.stores.known import Document, Knowledge, Known, of_record
 from remanence.stores.resolve import NOTHING, Intent, Resolution, lifetime, needed, remaining, resolve
@@ -75,8 +76,7 @@ class Drain:
         self.journal = journal
         self.known = known
         self.opened = False
-        self.offset = 0
-        """The store's clock minus ours, microseconds."""
+        self.clock = StoreClock(runtime)
         self.highest = 0
         """The highest hlc the store told us of."""
         self._store = store
@@ -86,19 +86,25 @@ class Drain:
         self._settled = settled
         self._mutex = runtime.mutex()
         self._nonce = ""
-        self._floors: dict[str, tuple[int, int]] = {}
+        self._dated: dict[str, tuple[int, int]] = {}
         self._recent: deque[Row] = deque()
         self._recent_bytes = 0
         self._sent_to: dict[str, int] = {}
         self._documents: dict[str, Document] = {}
+        self._common: dict[str, tuple[int, int, str]] = {}
 
     def journalled(self, rows: Sequence[Row]) -> None:
         """Rows were just committed: keep them at hand so that sending need not read them back."""
+        if self._recent and rows[0].n != self._recent[-1].n + 1:
+            self._forget_recent()  # a caller was interrupted after its commit, or another process wrote
         self._recent.extend(rows)
         self._recent_bytes += sum(row.size for row in rows)
         if len(self._recent) > 4 * self._settings.batch_ops or self._recent_bytes > 4 * self._settings.batch_bytes:
-            self._recent.clear()
-            self._recent_bytes = 0
+            self._forget_recent()
+
+    def _forget_recent(self) -> None:
+        self._recent.clear()
+        self._recent_bytes = 0
 
     # --- handshake ------------------------------------------------------------------------------
 
@@ -113,7 +119,7 @@ class Drain:
             await self._store.read([Length("remanence")], deadline)
             return
         for lineage in lineages:
-            before = self._runtime.wall()
+            before = self._runtime.boottime()
             mark = await self._store.open(lineage.name, self._nonce, deadline)
             self._hear_clock(mark, before)
             await self._compare(lineage, mark, deadline)
@@ -121,8 +127,7 @@ class Drain:
 
     def _hear_clock(self, mark: Watermark, before: float) -> None:
         if mark.clock:
-            middle = (before + self._runtime.wall()) / 2
-            self.offset = mark.clock - int(middle * 1e6)
+            self.clock.hear(mark.clock, before)
         self.highest = max(self.highest, mark.highest)
 
     async def _compare(self, lineage: Lineage, mark: Watermark, deadline: float) -> None:
@@ -133,15 +138,14 @@ class Drain:
                 seq == 0 or seq < lineage.pruned or self.journal.op_id(lineage, seq) == mark.op_id
             )
         if not same:
-            await self._fork(lineage, deadline)
+            await self._diverged(lineage, mark, deadline)
             return
-        self._floors[lineage.name] = (mark.highest, seq)
         if seq < lineage.pruned:
             await self._pass_over(lineage, seq, deadline)
         elif seq < lineage.acked:
             self._rewind(lineage, seq)
         elif seq > lineage.acked:
-            self._learn(lineage, mark)
+            self._learn(lineage, mark, seq)
 
     async def _pass_over(self, lineage: Lineage, seq: int, deadline: float) -> None:
         """The store lost more than is kept here: say so and go on with what there is."""
@@ -154,36 +158,53 @@ class Drain:
     def _rewind(self, lineage: Lineage, seq: int) -> None:
         with self._mutex:
             lost = lineage.acked - seq
-            self._recent.clear()
-            self._recent_bytes = 0
+            self._forget_recent()
             self.journal.rewind(lineage, seq)
             self._tell.tell(events.Rewound(lineage.name, lost))
 
-    def _learn(self, lineage: Lineage, mark: Watermark) -> None:
+    def _learn(self, lineage: Lineage, mark: Watermark, upto: int) -> None:
         """A reply was lost: the watermark and the last batch's results say what it was."""
         with self._mutex:
-            rows = self._rows(lineage, mark.seq - lineage.acked, exact=True)
+            rows = self._rows(lineage, upto - lineage.acked, exact=True)
             codes = dict(enumerate(mark.results, mark.results_from))
             outcomes = [codes.get(row.n - lineage.first + 1, OK) for row in rows]
             self._settle(lineage, rows, outcomes, [None] * len(rows))
 
-    async def _fork(self, lineage: Lineage, deadline: float) -> None:
-        """The store followed another copy of this journal: go on from the last write both have."""
+    async def _diverged(self, lineage: Lineage, mark: Watermark, deadline: float) -> None:
+        """The store followed another copy of this journal, or writes that our file has lost."""
+        seen = (lineage.count, mark.seq, mark.op_id)
+        keep = lineage.count if self._common.get(lineage.name) == seen else await self._shared(lineage, mark, deadline)
+        with self._mutex:
+            if keep > lineage.acked:
+                self._learn(lineage, mark, keep)
+            if keep < lineage.count:
+                successor = self._fork(lineage, keep)
+            else:
+                self._common[lineage.name] = seen
+                if lineage is self.journal.active:  # its next numbers are taken
+                    self._tell.tell(events.Forked(lineage.name, self.journal.renew(), 0))
+                return
+        mark = await self._store.open(successor.name, self._nonce, deadline)
+        await self._compare(successor, mark, deadline)
+
+    async def _shared(self, lineage: Lineage, mark: Watermark, deadline: float) -> int:
+        """The last write of a lineage that both the store and our file have."""
         theirs = dict(await self._store.history(lineage.name, self._settings.log_length, deadline))
         with self._mutex:
-            keep = 0
             for seq in sorted(theirs, reverse=True):
                 if seq <= lineage.count and self.journal.op_id(lineage, seq) == theirs[seq]:
-                    keep = seq
-                    break
-            keep = max(keep, lineage.pruned)
-            moved = lineage.count - keep
-            self._recent.clear()
-            self._recent_bytes = 0
-            successor = self.journal.fork(lineage, keep)
-            self._tell.tell(events.Forked(lineage.name, successor, moved))
-        mark = await self._store.open(successor, self._nonce, deadline)
-        await self._compare(next(each for each in self.journal.lineages if each.name == successor), mark, deadline)
+                    return max(seq, lineage.pruned)
+            # where the log reaches back no further, what our file was told is all there is to go by
+            told = min(lineage.acked, mark.seq - 1, min(theirs, default=mark.seq) - 1)
+            return max(told, lineage.pruned)
+
+    def _fork(self, lineage: Lineage, keep: int) -> Lineage:
+        """Let our writes behind `keep` go on under a name of their own."""
+        moved = lineage.count - keep
+        self._forget_recent()
+        successor = self.journal.fork(lineage, keep)
+        self._tell.tell(events.Forked(lineage.name, successor, moved))
+        return next(each for each in self.journal.lineages if each.name == successor)
 
     # --- sending --------------------------------------------------------------------------------
 
@@ -236,25 +257,31 @@ class Drain:
     def _intent(self, lineage: Lineage, row: Row) -> Intent:
         seq = row.n - lineage.first + 1
         age = self.age(lineage, row)
-        live = age < LIVE_SECONDS and seq > self._sent_to.get(lineage.name, 0)
-        highest, at = self._floors.get(lineage.name, (0, seq))
-        # behind a write whose stamp the store had to raise, later writes of this process stay later
-        hlc = row.hlc if row.hlc > highest else highest + max(1, seq - at)
+        same_start = self._same_start(lineage)
+        # of an earlier start the wall clock alone tells the age, and it may have been set back since
+        live = same_start and age < LIVE_SECONDS and seq > self._sent_to.get(lineage.name, 0)
+        hlc = self.clock.dated(row, same_start=same_start)
+        before, at = self._dated.get(lineage.name, (0, 0))
+        if before < seq:  # however our clock was put right: what this process wrote later stays later
+            hlc = max(hlc, at + 1)
+        self._dated[lineage.name] = seq, hlc
         ttl = lifetime(row.write)
         return Intent(row.op_id, hlc, row.write, live, remaining(ttl, age) if age >= LIVE_SECONDS else ttl)
 
+    def _same_start(self, lineage: Lineage) -> bool:
+        return bool(lineage.boot_id) and lineage.boot_id == self._runtime.boot_id()
+
     def age(self, lineage: Lineage, row: Row) -> float:
         """Seconds since a row was made: by the boot clock within one start, else by the wall clock."""
-        if lineage.boot_id and lineage.boot_id == self._runtime.boot_id():
+        if self._same_start(lineage):
             return max(0.0, self._runtime.boottime() - row.boot)
         return max(0.0, self._runtime.wall() - row.wall)
 
     def _previous(self, lineage: Lineage) -> tuple[str, int] | None:
+        """The nearest lineage before this one that has writes, and how many."""
         at = self.journal.lineages.index(lineage)
-        if at == 0:
-            return None
-        before = self.journal.lineages[at - 1]
-        return before.name, before.count
+        before = next((each for each in reversed(self.journal.lineages[:at]) if each.count), None)
+        return (before.name, before.count) if before else None
 
     async def _fetch(self, keys: Sequence[str], deadline: float) -> None:
         told, _ = await self._store.read([Fetch(key) for key in keys], deadline)

@@ -327,6 +327,11 @@ class Journal:
         self.pending_bytes = self._measure()
         return name
 
+    def renew(self) -> str:
+        """Begin a new lineage behind the active one, whose next numbers are taken; its name."""
+        self._begin(self.active.print)
+        return self.active.name
+
     def record(self, row: Row, kind: str, reason: str) -> None:
         """Keep a write without effect for people to see."""
         key, data = row.write.key, _encode(row.write)

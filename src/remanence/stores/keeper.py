@@ -111,17 +111,17 @@ class Keeper:
     async def _lead_once(self, drain: Drain) -> bool:
         """One batch as the leader; False when somebody else leads or the store is away."""
         owner = self._owner
-        if not owner.take_lead():
+        if not owner.take_lead(self):
             return False
         try:
             return await owner.pump(drain, self._runtime.monotonic() + owner.settings.deadline)
         finally:
-            owner.pass_on()
+            owner.pass_on(self)
 
     async def _beat(self) -> None:
         """Ask the idle server whether it still has what it acknowledged."""
         owner = self._owner
-        if owner.take_lead():
+        if owner.take_lead(self):
             try:
                 limit = self._runtime.monotonic() + owner.settings.deadline
                 await owner.drain.handshake(limit, renew=not owner.drain.opened)
@@ -131,7 +131,7 @@ class Keeper:
                 owner.drain.opened = False
                 owner.lost(error)
             finally:
-                owner.pass_on()
+                owner.pass_on(self)
 
     # --- what ended processes left --------------------------------------------------------------
 

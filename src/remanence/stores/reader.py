@@ -67,19 +67,23 @@ class Reader:
         self, asks: Sequence[Ask], late: dict[str, list[_Pending]], drains: Sequence[Drain], limit: float
     ) -> list[Reading[Any]]:
         """Ask for the watermarks in the same moment, and fold over the answer what lies behind them."""
-        lineages = [(d, lineage) for d in drains for lineage in d.journal.lineages if lineage.pending]
+        lineages = [(d, lineage) for d in drains for lineage in d.journal.lineages if lineage.count]
         wide = [each for ask in asks for each in _widened(ask)]
         told, seqs = await self._owner.store.read(wide, limit, [lineage.name for _, lineage in lineages])
         self._owner.reached()
-        applied = {
-            (id(drain), n)
+        # by the watermarks alone: rows may have been acknowledged between the answer's moment and now
+        reached = [
+            (id(drain), lineage.first, lineage.row(min(seq, lineage.count)))
             for (drain, lineage), seq in zip(lineages, seqs, strict=True)
-            for n in range(lineage.row(lineage.acked + 1), lineage.row(seq) + 1)
-        }
+        ]
         found, at = [], 0
         for ask in asks:
             size = len(_widened(ask))
-            rest = [(drain, row) for drain, row in late[ask.key] if (id(drain), row.n) not in applied]
+            rest = [
+                (drain, row)
+                for drain, row in late[ask.key]
+                if not any(id(drain) == which and first <= row.n <= last for which, first, last in reached)
+            ]
             found.append(Reading(self._combined(ask, told[at : at + size], rest)))
             at += size
         return found

@@ -33,49 +33,60 @@ class Script:
         return reply
 
 
+class _Slot:
+    """A place in the pool, and the link in it once there is one."""
+
+    link: Link | None = None
+
+
 class LinkPool:
-    """At most `size` links, lent one caller at a time; who waits is served in order."""
+    """At most `size` links, lent one caller at a time; who waits is served in order.
+
+    A caller may be interrupted at any point: its slot is given back by what `_lent` holds, never by count.
+    """
 
     def __init__(self, connect: Connect, runtime: Runtime, size: int) -> None:
         self._connect = connect
         self._runtime = runtime
         self._size = size
         self._idle: list[Link] = []
-        self._lent = 0
+        self._lent: set[_Slot] = set()
         self._waiting: deque[Signal] = deque()
         self._mutex = runtime.mutex()
 
     async def use(self, deadline: float, work: Callable[[Link], Awaitable[T]]) -> T:
         """Lend a link to `work`. After an error the link, and the idle ones beside it, are closed."""
-        link = await self._borrow(deadline)
+        slot = _Slot()
         try:
-            result = await work(link)
+            result = await work(await self._borrow(slot, deadline))
+            self._give_back(slot)
         except BaseException:
-            link.close()
-            self._forget_idle()
-            self._give_back(None)
+            self._lose(slot)
             raise
-        self._give_back(link)
         return result
 
-    async def _borrow(self, deadline: float) -> Link:
-        while True:
+    async def _borrow(self, slot: _Slot, deadline: float) -> Link:
+        while not self._take(slot):
+            turn = self._runtime.signal()
             with self._mutex:
-                if self._idle:
-                    self._lent += 1
-                    return self._idle.pop()
-                if self._lent < self._size:
-                    self._lent += 1
-                    break
-                turn = self._runtime.signal()
+                if len(self._lent) < self._size:
+                    continue
                 self._waiting.append(turn)
             if not await self._await_turn(turn, deadline):
                 raise PoolExhausted("all connections were busy up to the deadline (REMANENCE_POOL)")
-        try:
-            return await self._connect(deadline)
-        except BaseException:
-            self._give_back(None)
-            raise
+        if slot.link is None:
+            slot.link = await self._connect(deadline)
+        return slot.link
+
+    def _take(self, slot: _Slot) -> bool:
+        """Have an idle link, or room for a new one."""
+        with self._mutex:
+            if len(self._lent) >= self._size:
+                return False
+            self._lent.add(slot)
+            if self._idle:
+                slot.link = self._idle.pop()
+            return True
 
     async def _await_turn(self, turn: Signal, deadline: float) -> bool:
         try:
@@ -95,13 +106,25 @@ class LinkPool:
             elif self._waiting:
                 self._waiting.popleft().set()
 
-    def _give_back(self, link: Link | None) -> None:
+    def _give_back(self, slot: _Slot) -> None:
         with self._mutex:
-            self._lent -= 1
-            if link is not None:
-                self._idle.append(link)
+            if slot.link is not None:
+                self._idle.append(slot.link)
+            self._lent.discard(slot)
             if self._waiting:
                 self._waiting.popleft().set()
+
+    def _lose(self, slot: _Slot) -> None:
+        """Give the slot back without its link, which may be in any state, and without those beside it."""
+        with self._mutex:
+            if slot not in self._lent:
+                return
+            self._lent.discard(slot)
+            if self._waiting:
+                self._waiting.popleft().set()
+        if slot.link is not None:
+            slot.link.close()
+        self._forget_idle()
 
     def _forget_idle(self) -> None:
         with self._mutex:
@@ -140,7 +163,7 @@ class RedisStore:
 
     async def open(self, lineage: str, nonce: str, deadline: float) -> Watermark:
         """See `Store.open`."""
-        arguments = (1, self._keys.watermark(lineage), nonce, self._watermark_ms)
+        arguments = (2, self._keys.watermark(lineage), self._keys.log, nonce, self._watermark_ms)
         reply = await self._writer.use(deadline, lambda link: self._open.call(link, arguments, deadline))
         seq, highest, last, clock = reply
         first, op_id, results = last.split(b" ", 2)

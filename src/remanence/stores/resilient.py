@@ -37,7 +37,7 @@ from remanence.wire.sqlite import FileDamaged
 class Ticket:
     """A caller's writes on their way: which are settled, and the signal it waits for."""
 
-    __slots__ = ("error", "left", "op_ids", "receipts", "rows", "signal", "writes")
+    __slots__ = ("error", "left", "op_ids", "receipts", "rows", "sending", "signal", "writes")
 
     def __init__(self, writes: Sequence[Write], op_ids: Sequence[str]) -> None:
         self.writes = writes
@@ -46,6 +46,7 @@ class Ticket:
         self.receipts: dict[int, Receipt] = {}
         self.left = len(op_ids)
         self.signal: Signal | None = None
+        self.sending = False
         self.error: Exception | None = None
 
 
@@ -77,7 +78,7 @@ class ResilientStore:
         self.contact = Contact()
         self.mutex = runtime.mutex()
         self.closed = False
-        self.leading = False
+        self._leader: object | None = None
         self._waiting: dict[int, Ticket] = {}
         self._queue: list[Ticket] = []
         self._clock = 0
@@ -120,23 +121,38 @@ class ResilientStore:
             raise Closed("this memory was closed: open a new one")
         wanted = ack or (self.settings.ack if self.settings.fallback else "store")
         limit = self.runtime.monotonic() + (self.settings.deadline if deadline is None else deadline)
-        ticket = await self._journal(writes, limit)
-        if ticket is None:
-            return [Receipt("rejected", "", reason="dropped: the journal is full") for _ in writes]
-        self.keeper.start()
-        if wanted == "journal":
-            self.keeper.wake()
-        else:
-            await self._await_store(ticket, limit)
-        if wanted == "store" and ticket.left:
-            raise self._unavailable()
-        return self._receipts(ticket)
-
-    async def _journal(self, writes: Sequence[Write], limit: float) -> Ticket | None:
-        """Commit together with whatever others hand in at this moment."""
         if not await self._admitted(writes, limit):
-            return None
+            return [Receipt("rejected", "", reason="dropped: the journal is full") for _ in writes]
         ticket = Ticket(writes, [op_id(self.runtime.random_bytes(16)) for _ in writes])
+        try:
+            await self._journal(ticket)
+            self.keeper.start()
+            if wanted == "journal":
+                self.keeper.wake()
+            else:
+                await self._await_store(ticket, limit)
+            if wanted == "store" and ticket.left:
+                raise self._unavailable()
+            return self._receipts(ticket)
+        except BaseException:
+            self._forsake(ticket)
+            raise
+
+    def _forsake(self, ticket: Ticket) -> None:
+        """Its caller was interrupted anywhere: nobody is to wait for it, nor it for a place in the journal."""
+        with self.mutex:
+            if ticket in self._queue:
+                self._queue.remove(ticket)
+            for n in ticket.rows:
+                self._waiting.pop(n, None)
+            left_standing = self._leader is ticket and not ticket.sending
+        if left_standing:
+            self.pass_on(ticket)
+        else:
+            self._summon()
+
+    async def _journal(self, ticket: Ticket) -> None:
+        """Commit together with whatever others hand in at this moment."""
         self._queue.append(ticket)
         await self.runtime.turn()
         with self.mutex:
@@ -145,7 +161,6 @@ class ResilientStore:
                 self._commit_all(queue)
         if ticket.error is not None:
             raise ticket.error
-        return ticket
 
     def _commit_all(self, tickets: Sequence[Ticket]) -> None:
         """One transaction for all; where that fails, each for itself, so that none fails for another."""
@@ -186,8 +201,7 @@ class ResilientStore:
 
     def _tick(self) -> int:
         """The next reading of the hybrid clock: microseconds of the store's time, never going back."""
-        now = int(self.runtime.wall() * 1e6) + self.drain.offset
-        self._clock = max(now, self._clock + 1, self.drain.highest + 1)
+        self._clock = max(self.drain.clock.now(), self._clock + 1, self.drain.highest + 1)
         return self._clock
 
     async def _admitted(self, writes: Sequence[Write], limit: float) -> bool:
@@ -229,7 +243,7 @@ class ResilientStore:
             patient = left >= 0.8 * self.settings.deadline
             signal = self._follow(ticket, may_lead=patient)
             if signal is None:
-                await self.lead(limit)
+                await self.lead(limit, ticket)
             else:
                 if not patient:
                     self.keeper.wake()
@@ -238,8 +252,8 @@ class ResilientStore:
     def _follow(self, ticket: Ticket, *, may_lead: bool) -> Signal | None:
         """None when the caller is to lead now; else the signal of its ticket, ready to wait for."""
         with self.mutex:
-            if may_lead and not self.leading:
-                self.leading = True
+            if may_lead and self._leader is None:
+                self._leader = ticket
                 return None
             if ticket.signal is None:
                 ticket.signal = self.runtime.signal()
@@ -248,24 +262,34 @@ class ResilientStore:
                 ticket.signal.set()
             return ticket.signal
 
-    def take_lead(self) -> bool:
-        """Become the one who talks to the store for this journal, if nobody is."""
+    @property
+    def leading(self) -> bool:
+        """Whether somebody talks to the store for this journal."""
+        return self._leader is not None
+
+    def take_lead(self, leader: object) -> bool:
+        """Have `leader` be the one who talks to the store for this journal, if nobody is."""
         with self.mutex:
-            if self.leading or self.closed:
+            if self._leader is not None or self.closed:
                 return False
-            self.leading = True
+            self._leader = leader
             return True
 
-    async def lead(self, limit: float) -> None:
+    async def lead(self, limit: float, leader: object) -> None:
         """Send one batch as the leader, and pass the lead on. Errors become the contact's state."""
-        await self.runtime.shield(self._lead(limit))
+        await self.runtime.shield(self._lead(limit, leader))
 
-    async def _lead(self, limit: float) -> None:
+    async def _lead(self, limit: float, leader: object) -> None:
+        ticket = leader if isinstance(leader, Ticket) else None
         try:
+            if ticket is not None:
+                ticket.sending = True
             deadline = min(limit, self.runtime.monotonic() + self.settings.deadline)
             await self.pump(self.drain, deadline)
         finally:
-            self.pass_on()
+            if ticket is not None:
+                ticket.sending = False
+            self.pass_on(leader)
 
     async def pump(self, drain: Drain, deadline: float) -> bool:
         """Handshake if needed and send one batch; False when the store is away."""
@@ -288,10 +312,16 @@ class ResilientStore:
                 raise
         return False
 
-    def pass_on(self) -> None:
-        """Let somebody who still waits lead, or the keeper when nobody does."""
+    def pass_on(self, leader: object) -> None:
+        """Let somebody else lead; nothing happens where `leader` does not any more."""
         with self.mutex:
-            self.leading = False
+            if self._leader is leader:
+                self._leader = None
+        self._summon()
+
+    def _summon(self) -> None:
+        """Wake somebody who still waits, to lead, or the keeper when nobody does."""
+        with self.mutex:
             heir = next((t.signal for t in self._waiting.values() if t.signal is not None), None)
         if heir is not None:
             heir.set()
@@ -362,7 +392,9 @@ class ResilientStore:
 
     def _unavailable(self) -> WorldError:
         reason = self.contact.reason or "the server did not confirm within the deadline"
-        return Unavailable(f"{reason}. The write is journalled and will be applied")
+        error = self.contact.error
+        kind = type(error) if isinstance(error, Unavailable | Misconfigured) else Unavailable
+        return kind(f"{reason}. The write is journalled and will be applied")
 
     # --- reading --------------------------------------------------------------------------------
 
@@ -412,11 +444,19 @@ class ResilientStore:
         """See `Gateway.flush`."""
         limit = self.runtime.monotonic() + timeout
         self.keeper.start()
+        leader = Ticket((), ())
+        try:
+            return await self._flush(limit, leader)
+        except BaseException:
+            self._forsake(leader)
+            raise
+
+    async def _flush(self, limit: float, leader: Ticket) -> bool:
         while self.journal.pending:
             if self.runtime.monotonic() >= limit:
                 return False
-            if self.contact.available and self.take_lead():
-                await self.lead(limit)
+            if self.contact.available and self.take_lead(leader):
+                await self.lead(limit, leader)
             else:
                 self.keeper.wake()
                 await self.runtime.sleep(0.002)

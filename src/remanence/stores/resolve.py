@@ -136,7 +136,12 @@ def _op(intent: Intent, write: Any, merge: bool = False) -> Op:
 
 
 def _folded(found: list[Resolution]) -> list[Resolution]:
-    """Of several patches of one document in a row, let the last alone carry the text."""
+    """Of several patches of one document in a row, let the last alone carry the text.
+
+    Not past an op at which the store may stop the batch, because its record moved on: what lies behind
+    that is not applied with what lies before, and the text would be missing.
+    """
+    stops = _stops(found)
     later: set[str] = set()
     for i in range(len(found) - 1, -1, -1):
         op = found[i].op
@@ -150,4 +155,18 @@ def _folded(found: list[Resolution]) -> list[Resolution]:
             later.add(write.key)
         elif not (isinstance(write, Blank) and op.merge):
             later.discard(write.key)
+        if stops[i]:
+            later.clear()
     return found
+
+
+def _stops(found: Sequence[Resolution]) -> list[bool]:
+    """For each op, whether the store may find that its record moved on: not where this batch made it."""
+    made: set[str] = set()
+    stops = []
+    for each in found:
+        op = each.op
+        stops.append(op.merge and getattr(op.write, "base", None) not in made)
+        if op.merge and isinstance(op.write, Put):
+            made.add(op.op_id)
+    return stops

@@ -65,7 +65,7 @@ class ConversationManager(Opened[Conversations]):
         return self._face.key_of(input)
 
     def store(self, input: Asked) -> StoredKey:
-        """Keep all items of `data`, replacing what was there, and return the key. See `Conversations.store`."""
+        """Keep all items of `data`, replacing what was there, and return the key; see `Conversations`."""
         return StoredKey(run(self._face.store(input)))
 
     def store_many(self, inputs: Iterable[Asked]) -> list[str]:
@@ -73,7 +73,7 @@ class ConversationManager(Opened[Conversations]):
         return run(self._face.store_many(inputs))
 
     def retrieve(self, input: Asked) -> Retrieved:
-        """The items in the order they were stored, none where there are none. See `Conversations.retrieve`."""
+        """The items in the order they were stored, none where there are none; see `Conversations`."""
         return Retrieved(run(self._face.retrieve(input)))
 
     def retrieve_safe(self, input: Asked, default: Sequence[IWorkingMemory] = ()) -> Retrieved:
@@ -86,7 +86,7 @@ class ConversationManager(Opened[Conversations]):
     statistics = blocking(Conversations.statistics)
 
     def cleanup(self, pattern: str, memory_type: ConversationMemoryType | str | None = None) -> int:
-        """Delete the memories of conversations whose id is, or matches, `pattern`. See `Conversations.cleanup`."""
+        """Delete the memories of conversations whose id is, or matches, `pattern`; see `Conversations`."""
         return run(self._face.cleanup(pattern, memory_type))
 
     def __repr__(self) -> str:
@@ -107,23 +107,23 @@ class RedisWorkingMemoryManager(ConversationManager):
     """
 
     redis_client: Any = None
-    ttl = 43200
+    ttl: float | timedelta | None = 43200
 
     def __init__(
         self,
         storage_url: str | None = None,
-        ttl: float | timedelta | None | UnsetType = UNSET,
+        ttl: float | timedelta | UnsetType | None = UNSET,
         redis_client: Any = None,
         *,
         prefix: str = "memory",
         **options: Unpack[Options],
     ) -> None:
-        """`storage_url` defaults to REDIS_URL, then REDIS_HOST and its companions, then `redis://localhost:6379/1`.
+        """`storage_url` defaults to REDIS_URL, then REDIS_HOST and its companions, then port 6379 here, db 1.
 
-        `ttl` defaults to REMANENCE_CONVERSATION_TTL, then 12 hours. `redis_client` is a `redis.Redis` of yours:
-        connections of our own are opened to its server, with its user, password, database and certificates; it
-        is neither used nor closed. Only `backend="sqlite"` or `"memory"` takes the memories elsewhere. Nothing is
-        read here. Raises `InvalidSetting`, `InvalidTTL`.
+        `ttl` defaults to REMANENCE_CONVERSATION_TTL, then 12 hours. `redis_client` is a `redis.Redis` of
+        yours: connections of our own are opened to its server, with its user, password, database and
+        certificates (which are always verified); it is neither used nor closed. Only `backend="sqlite"` or
+        `"memory"` takes the memories elsewhere. Nothing is read here. Raises `InvalidSetting`, `InvalidTTL`.
         """
         settings = server_settings(storage_url, redis_client, dict(options))
         self.redis_client = redis_client
@@ -137,7 +137,7 @@ class RedisWorkingMemoryManager(ConversationManager):
 
 
 class InMemoryManager(ConversationManager):
-    """The working memory of conversations in this process alone, each manager with its own, for `ttl` seconds."""
+    """The working memory of conversations in this process alone; each manager has its own."""
 
     def __init__(
         self, ttl: float | timedelta | None = 3600, *, prefix: str = "memory", **options: Unpack[Options]

@@ -21,9 +21,9 @@ _NOT_OURS: Final = (
 def options_of_client(client: Any) -> dict[str, str]:
     """The settings `url`, and `tls_ca`, `tls_cert`, `tls_key` where there are any, of a client's server.
 
-    `client` is a `redis.Redis`, of `redis.asyncio` too, or one with such a connection pool. Its database, user
-    name and password are taken over. Raises `InvalidSetting`, without naming them, for a client of Sentinel
-    or of a cluster, and for one that logs in by a way that a URL cannot say.
+    `client` is a `redis.Redis`, of `redis.asyncio` too, or another with such a connection pool. Its database,
+    user name and password are taken over. Raises `InvalidSetting`, without naming them, for a client of
+    Sentinel or of a cluster, and for one that logs in by a way that a URL cannot say.
     """
     pool = getattr(client, "connection_pool", None)
     known = getattr(pool, "connection_kwargs", None)
@@ -33,7 +33,9 @@ def options_of_client(client: Any) -> dict[str, str]:
         raise InvalidSetting("redis_client asks Sentinel for its server: give storage_url instead")
     for name, meaning in _NOT_OURS:
         if known.get(name) is not None:
-            raise InvalidSetting(f"redis_client uses {meaning} ({name}), which cannot be taken over: give storage_url")
+            raise InvalidSetting(
+                f"redis_client uses {meaning} ({name}), which cannot be taken over: give storage_url"
+            )
     kind = getattr(pool, "connection_class", type(None))
     secure = any("SSL" in each.__name__ for each in kind.__mro__)
     return {"url": _url(known, secure), **(_tls(known) if secure else {})}

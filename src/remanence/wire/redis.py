@@ -230,11 +230,16 @@ class AsyncLink:
 
 def packed(commands: Sequence[Command]) -> bytes:
     """Commands in the wire format (RESP)."""
-    pack = hiredis.pack_command
     if len(commands) == 1:
-        only: bytes = pack(commands[0])
-        return only
-    return b"".join([pack(command) for command in commands])
+        return _packed(commands[0])
+    return b"".join([_packed(command) for command in commands])
+
+
+def _packed(command: Command) -> bytes:
+    # as text, because hiredis 3 crashes the process where Ctrl-C meets its own conversion of a number
+    words = tuple([str(word) if type(word) is int else word for word in command])
+    told: bytes = hiredis.pack_command(words)
+    return told
 
 
 def blocking_connect(address: Address) -> Connect:
@@ -247,9 +252,11 @@ def blocking_connect(address: Address) -> Connect:
                 address.options["socket_connect_timeout"], _left(deadline)
             )
             connection.connect()
-        except Exception as error:
+        except BaseException as error:
             connection.disconnect()
-            raise translated(error, connecting=address) from error
+            if isinstance(error, Exception):
+                raise translated(error, connecting=address) from error
+            raise
         return BlockingLink(connection)
 
     return connect
@@ -266,6 +273,10 @@ def async_connect(address: Address) -> Connect:
         except Exception as error:
             await connection.disconnect(nowait=True)
             raise translated(error, connecting=address) from error
+        except BaseException:  # cancelled: what is half open must not stay so
+            if connection._writer is not None:
+                connection._writer.transport.abort()
+            raise
         return AsyncLink(connection)
 
     return connect
@@ -296,6 +307,10 @@ ADVICE = {
 }
 
 
+SCRIPT_DENIED = ("ACL failure in script", "can't run this command", "can't access at least one of the keys")
+"""How servers word NOPERM inside a script, where the first word is ERR."""
+
+
 def refused(refusal: Refusal, key: str = "") -> RemanenceError:
     """The error of ours that an error reply means, with what to do about it."""
     error = _refused(refusal, key)
@@ -310,6 +325,8 @@ def _refused(refusal: Refusal, key: str) -> RemanenceError:
         return Unavailable(f"{TRANSIENT[word]} ({word})")
     if word == "OOM":
         return ServerFull("the server is out of memory (OOM): raise its maxmemory or remove old data")
+    if any(sign in text for sign in SCRIPT_DENIED):
+        return Misconfigured(f"{ADVICE['NOPERM']} (NOPERM)")
     if word in ("NOAUTH", "WRONGPASS"):
         return AuthenticationFailed(f"{ADVICE[word]} ({word})")
     if word in ADVICE:
@@ -347,7 +364,8 @@ def translated(error: Exception, connecting: Address | None = None) -> Exception
         )
     if isinstance(error, OSError | redis.exceptions.ConnectionError):
         return Unavailable(f"the server{where} cannot be reached ({_cause(error)}): is it running?")
-    return error
+    # hiredis or redis-py could not read the answer, or met what they do not expect of a server
+    return Unavailable(f"what answers{where} is no Redis ({type(error).__name__}): check the address (REDIS_URL)")
 
 
 def _with_word(error: redis.exceptions.ResponseError) -> str:

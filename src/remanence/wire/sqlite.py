@@ -43,13 +43,23 @@ class Database:
         busy_timeout: float = 1.0,
         vfs: str | None = None,
         checkpoint_pages: int = 1000,
+        read_only: bool = False,
+        exclusive: bool = False,
     ) -> None:
-        """Open or create `path` (":memory:" for none). `full` waits for the disk at each commit."""
+        """Open or create `path` (":memory:" for none). `full` waits for the disk at each commit.
+
+        With `read_only` nothing is made or changed; a missing file is an error. `exclusive` keeps everybody
+        else out, and needs no memory shared between processes: for a `vfs` that has none.
+        """
         self.path = path
+        flags = apsw.SQLITE_OPEN_READONLY if read_only else apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE
         with errors(path):
-            self._connection = apsw.Connection(path, vfs=vfs)
+            self._connection = apsw.Connection(path, flags=flags, vfs=vfs)
             self._connection.set_busy_timeout(int(busy_timeout * 1000))
-            self._configure(full, checkpoint_pages)
+            if exclusive:
+                self._connection.pragma("locking_mode", "exclusive")  # before WAL mode, or it asks for shared memory
+            if not read_only:
+                self._configure(full, checkpoint_pages)
 
     def _configure(self, full: bool, checkpoint_pages: int) -> None:
         pragma = self._connection.pragma

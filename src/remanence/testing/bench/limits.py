@@ -9,7 +9,7 @@ from remanence.sync.state import Memory
 from remanence.testing.bench.rounds import Figure
 from remanence.testing.bench.samples import STATE, Names
 from remanence.testing.bench.workbench import Bench, Case, Untrue, confirm
-from remanence.testing.servers import HOST, PortClaim
+from remanence.testing.servers import PortClaim
 
 DEADLINE = 0.25
 """Seconds: shorter than the default, for what counts is what comes on top of it."""

@@ -17,12 +17,14 @@ def message(bench: Bench) -> Figure:
     """One message at the end of a session, its lifetime renewed in the same step."""
     count = bench.amount.of(1000)
     with MemoryClient(session_ttl=SESSION_SECONDS, **bench.options()) as ours, bench.naive() as client:
-        mine, theirs = Names("s"), Names("naive:")
+        mine, theirs = Names("s"), Names("naive:session:")
 
         def push() -> None:
             key = theirs()
             with client.pipeline(transaction=False) as pipeline:
-                pipeline.rpush(key, MESSAGE_TEXT).expire(key, SESSION_SECONDS).execute()
+                pipeline.rpush(key, MESSAGE_TEXT)
+                pipeline.expire(key, SESSION_SECONDS)
+                pipeline.execute()
 
         def add() -> None:
             ours.add(mine(), "assistant", CONTENT, METADATA)
@@ -34,14 +36,15 @@ def hundred(bench: Bench) -> Figure:
     """A hundred messages in one call."""
     count = bench.amount.of(60)
     with MemoryClient(session_ttl=SESSION_SECONDS, **bench.options()) as ours, bench.naive() as client:
-        mine, theirs = Names("s"), Names("naive:")
+        mine, theirs = Names("s"), Names("naive:session:")
 
         def push() -> None:
             key = theirs()
             with client.pipeline(transaction=False) as pipeline:
                 for _ in range(MANY):
                     pipeline.rpush(key, MESSAGE_TEXT)
-                pipeline.expire(key, SESSION_SECONDS).execute()
+                pipeline.expire(key, SESSION_SECONDS)
+                pipeline.execute()
 
         return bench.compared(
             repeated(lambda: ours.add_many(mine(), MESSAGES), count), repeated(push, count), count
@@ -66,7 +69,7 @@ def tail(bench: Bench) -> Figure:
 
 
 SESSIONS = (
-    Case("message", "a message with its TTL, against a pipelined RPUSH + EXPIRE", 1.4, "×", message),
-    Case("hundred", "100 messages in one call, against one pipeline of 100", 1.2, "×", hundred),
-    Case("tail", "last 10 of 20,000 messages, against LRANGE -10 -1", 1.3, "×", tail),
+    Case("message", "a message with its TTL, against a pipelined RPUSH + EXPIRE", 1.4, "x", message),
+    Case("hundred", "100 messages in one call, against one pipeline of 100", 1.2, "x", hundred),
+    Case("tail", "last 10 of 20,000 messages, against LRANGE -10 -1", 1.3, "x", tail),
 )

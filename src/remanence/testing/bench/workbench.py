@@ -17,7 +17,7 @@ from remanence.testing.bench.rounds import Figure, Timed, interleaved, nothing, 
 from remanence.testing.servers import HOST, Server
 
 DRAIN_SECONDS = 60.0
-Unit = Literal["×", "ms", "/s", "MB"]
+Unit = Literal["x", "ms", "/s", "MB"]
 
 
 @dataclass(frozen=True)
@@ -84,6 +84,13 @@ class Bench:
         finally:
             client.close()
 
+    def restore(self) -> None:
+        """Whatever the last case did to the server, let it run and answer."""
+        if self.server.running:
+            self.server.resume()
+        else:
+            self.server.restart()
+
     def compared(self, ours: Timed, naive: Timed, count: int) -> Figure:
         """The ratio of two ways to do `count` operations."""
         return ratio(interleaved(ours, naive, self.amount.rounds, self.tick), count)
@@ -128,6 +135,8 @@ class Case:
 
 @contextmanager
 def bench_on(kind: str | None, amount: Amount, tick: Callable[[], object] = nothing) -> Iterator[Bench]:
-    """A bench with a private server of `kind`, both gone afterwards. Raises LookupError where none is found."""
+    """A bench with a private server of `kind`, both gone afterwards. Raises LookupError
+    where none is found.
+    """
     with tempfile.TemporaryDirectory(prefix="remanence-bench-") as folder, Server(kind) as server:
         yield Bench(server, Path(folder), amount, tick)

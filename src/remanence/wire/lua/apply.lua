@@ -8,7 +8,9 @@
 --       kind, op id, hlc (16 digits), flags (l live, m merge, f folded), base etag or "", ttl, number of
 --       items, items.
 -- ttl:  ms; 0 for ever, -1 as it is, -2 its lifetime has already passed.
--- Reply: {status, seq, highest hlc written, results joined by "," or "" when all are ok[, current value]}.
+-- Reply: {status, seq, highest hlc written, results joined by "," or "" when all are ok[, current value]}, or
+--        an error when the user's rights or the server's commands do not suffice: the watermark then tells
+--        which ops were applied, and none is set aside for what an administrator can mend.
 --
 -- The watermark is a hash: s last seq, n nonce, h highest hlc, b "first-seq op-id results" of the last batch.
 -- A log entry has one field, c: "op-id lineage seq kind result key".
@@ -40,6 +42,27 @@ local function parse(stamp) -- etag and hlc (16 digits) of a well-formed stamp
   end
 end
 
+-- The last command of all must not be the one that is refused: the ops before it would be applied twice.
+if lineage ~= '' and not redis.acl_check_cmd('HSET', watermark, 's', '0') then
+  return redis.error_reply('NOPERM this user may not run HSET on ' .. watermark)
+end
+
+local refused -- why the server does not let us do a part of our work; ends the batch
+local function denied(answer) -- whether an error concerns the user's rights or missing commands, not the op
+  local text = type(answer) == 'table' and answer.err or tostring(answer)
+  if find(text, 'ACL failure', 1, true) or find(text, 'NOPERM', 1, true) or find(text, "can't run this", 1, true)
+    or find(text, "can't access", 1, true) or find(text, 'nknown .*command') then
+    refused = 'NOPERM ' .. text
+    return true
+  end
+end
+
+-- 'wrongtype' for the error of a key of another type; any other error is raised.
+local function failed(answer)
+  if find(answer.err, 'WRONGTYPE', 1, true) then return 'wrongtype' end
+  error(answer.err, 0)
+end
+
 local folded -- etags of documents whose newest text comes with a later op of this batch
 local NONE = '0000000000000000'
 
@@ -47,7 +70,7 @@ local NONE = '0000000000000000'
 local function current(key)
   if folded and folded[key] then return folded[key].etag, folded[key].hlc end
   local head = try('GETRANGE', key, 0, 49)
-  if type(head) == 'table' then return nil, NONE end
+  if type(head) == 'table' then return failed(head) and nil, NONE end
   local flag, etag, hlc = byte(head, 1)
   if not flag then
     if call('EXISTS', key) == 0 then return '-', NONE end
@@ -136,9 +159,9 @@ local function delete(key, tomb, id, mine, live, merge, base)
   local refusal, effective = judge(etag, hlc, tomb, id, mine, live, merge, base)
   if refusal then return refusal end
   if effective - highest > 0 then highest = effective end
+  call('SET', tomb, id .. effective, 'PX', ARGV[6]) -- first: should the second be refused, both come again
   call('DEL', key)
   if folded then folded[key] = nil end
-  call('SET', tomb, id .. effective, 'PX', ARGV[6])
   return 'ok'
 end
 
@@ -160,9 +183,10 @@ local function append(key, tomb, id, mine, live, merge, base, ttl, at, fold, cou
   local length
   for i = at, at + count - 1, 1000 do -- Lua's stack bounds unpack
     length = try('RPUSH', key, unpack(ARGV, i, math.min(i + 999, at + count - 1)))
-    if type(length) == 'table' then return 'wrongtype' end
+    if type(length) == 'table' then return failed(length) end
   end
-  lengthen(key, ttl, live, length == count)
+  local fine, answer = pcall(lengthen, key, ttl, live, length == count)
+  if not fine and not denied(answer) then error(answer, 0) end -- the items are there: they must not come again
   return 'ok'
 end
 
@@ -208,28 +232,33 @@ for i = 1, tonumber(ARGV[7]) do
     local fine, answer = pcall(
       kinds[kind], key, KEYS[3 + 2 * i], id, mine, live, merge, base, ttl, at + 7, fold, count
     )
+    if not fine and denied(answer) then break end
     result = fine and answer or 'error' -- the watermark moves on even past a fault of ours
     if result == 'moved' then
       moved = key
       break
     end
     local entry = id .. ' ' .. lineage .. ' ' .. q .. ' ' .. kind .. ' ' .. result .. ' ' .. key
+    local logged
     if q % 64 == 0 then -- trimming now and then is enough, and cheaper
-      try('XADD', log, 'MAXLEN', '~', ARGV[5], '*', 'c', entry)
+      logged = try('XADD', log, 'MAXLEN', '~', ARGV[5], '*', 'c', entry)
     else
-      try('XADD', log, '*', 'c', entry)
+      logged = try('XADD', log, '*', 'c', entry)
     end
+    if type(logged) == 'table' then denied(logged) end
     seq, last_id = q, id
   end
   at = at + 7 + count
   results[i] = result
   if result ~= 'ok' then all_ok = false end
+  if refused then break end
 end
 
 local joined = all_ok and '' or table.concat(results, ',')
 if lineage ~= '' and last_id then
   call('HSET', watermark, 's', seq, 'h', highest, 'b', first .. ' ' .. last_id .. ' ' .. joined)
 end
+if refused then return redis.error_reply(refused) end
 if moved then
   local value = try('GET', moved)
   return {'moved', seq, highest, joined, type(value) == 'string' and value} -- absent, or of another type: nil

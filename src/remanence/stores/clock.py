@@ -1,0 +1,53 @@
+"""The store's time as this process knows it: what orders writes of machines whose clocks disagree.
+
+A write is stamped when it is journalled. Where the store has been heard by then, the stamp is in the
+store's time already; where it has not, the stamp is this machine's belief, and is put right when it is sent.
+"""
+
+from remanence.protocols import Runtime
+from remanence.stores.journal import Row
+
+AS_BELIEVED = 1000
+"""Microseconds within which a stamp is this machine's own wall clock, uncorrected."""
+
+DRIFT = 1e-3
+"""Seconds that two clocks may part in a second: ten times what a bad quartz does."""
+
+
+class StoreClock:
+    """Follows the store's wall clock between two times it was heard. Microseconds."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
+        self._heard = 0
+        self._wall = self._boot = self._error = 0.0
+
+    def hear(self, told: int, before: float) -> None:
+        """The store said `told` in answer to a question asked at `before` on this machine's boot clock.
+
+        An answer that took longer says less: it counts only where it contradicts what was known better.
+        """
+        boot = self._runtime.boottime()
+        middle, error = (before + boot) / 2, (boot - before) / 2
+        known = self._error + DRIFT * (middle - self._boot)
+        expected = self._heard + (middle - self._boot) * 1e6
+        if self._heard and known < error and abs(told - expected) <= (known + error) * 1e6:
+            return
+        self._boot, self._error = middle, error
+        self._wall = self._runtime.wall() - (boot - middle)
+        self._heard = told
+
+    def now(self) -> int:
+        """The store's time now; this machine's belief until it was heard. Setting our clock changes nothing."""
+        if not self._heard:
+            return int(self._runtime.wall() * 1e6)
+        return self._heard + int((self._runtime.boottime() - self._boot) * 1e6)
+
+    def dated(self, row: Row, *, same_start: bool) -> int:
+        """The stamp of a row in the store's time. `same_start`: of this machine, since it started."""
+        believed = int(row.wall * 1e6)
+        if not self._heard or abs(row.hlc - believed) > AS_BELIEVED:
+            return row.hlc
+        if same_start:  # exact, even where the wall clock was set meanwhile
+            return row.hlc + self._heard - int((self._boot - row.boot) * 1e6) - believed
+        return row.hlc + self._heard - int(self._wall * 1e6)

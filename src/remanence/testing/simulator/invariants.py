@@ -1,0 +1,395 @@
+"""What must hold at every moment of a history and at its end (I1–I10, I12 and I15 of the protocol).
+
+The oracle knows what no part of the system knows: each write with the true time at which it was made,
+every state the server was in, and what each process was told. It never influences what happens.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Protocol
+
+from remanence import events
+from remanence.model import EXPIRED, OK, STALE, Append, Batch, Delete, Patch, Put, Receipt, Write
+from remanence.protocols import Lifetime
+from remanence.runtime.blocking import run
+from remanence.runtime.simulated import Simulation
+from remanence.settings import Settings
+from remanence.stores.journal import Journal, Lineage, Row
+from remanence.stores.memory import Change, MemoryStore
+from remanence.wire import codec
+
+if TYPE_CHECKING:
+    from remanence.testing.simulator.world import Process
+
+LIVE_SECONDS = 2.0
+"""How old a write may be for its lifetime to begin when it is applied."""
+
+
+class Violation(Exception):
+    """An invariant does not hold."""
+
+
+class Deed:
+    """A write that a journal took."""
+
+    __slots__ = ("at", "boot", "jumps", "key", "lost", "machine", "n", "op_id", "places", "receipt", "write")
+
+    def __init__(self, row: Row, place: tuple[str, int], at: float, process: "Process") -> None:
+        self.op_id = row.op_id
+        self.n = row.n
+        self.key = row.write.key
+        self.write: Write = row.write
+        self.places = [place]
+        """(lineage, seq) under which it may be sent."""
+        self.at = at
+        self.machine = process.machine
+        self.boot = process.runtime.boot_id()
+        self.jumps = process.machine.jumps
+        self.receipt: Receipt | None = None
+        self.lost = ""
+        """Why its file may have lost it, "" while it must not."""
+
+
+class WatchedJournal(Journal):
+    """A journal whose owner cannot tell that somebody looks on."""
+
+    def __init__(self, oracle: "Oracle", process: "Process", *parts: Any) -> None:
+        self.oracle = oracle
+        self.process = process
+        super().__init__(*parts)
+
+    def append(self, entries: Sequence[tuple[str, int, Write]]) -> list[Row]:
+        """See `Journal.append`."""
+        self.oracle.attempted(entries)
+        rows = super().append(entries)
+        self.oracle.journalled(self, rows)
+        return rows
+
+    def acknowledge(self, lineage: Lineage, seq: int, size: int | None = None) -> None:
+        """See `Journal.acknowledge`."""
+        before = lineage.acked
+        super().acknowledge(lineage, seq, size)
+        if seq > before:
+            self.oracle.acknowledged(self, lineage.name)
+
+    def fork(self, lineage: Lineage, keep: int) -> str:
+        """See `Journal.fork`."""
+        successor = super().fork(lineage, keep)
+        self.oracle.forked(self, lineage, keep, successor)
+        return successor
+
+
+class Server(Protocol):
+    """What the oracle looks at."""
+
+    store: MemoryStore
+
+
+class Oracle:
+    """Hears everything, and keeps the first violation it finds."""
+
+    def __init__(self, simulation: Simulation, settings: Settings) -> None:
+        self.violations: list[str] = []
+        self.deeds: dict[str, Deed] = {}
+        self.results: dict[str, str] = {}
+        """By op_id: what the log of the server as it is now says."""
+        self.ever: dict[str, set[str]] = {}
+        """By op_id: every result in any state the server was ever in."""
+        self.true_clocks = True
+        """Whether no clock is wrong, so that the order in time must be obeyed."""
+        self.slack = 0.05
+        """Seconds by which two writes must be apart for their order in time to count."""
+        self.copied = False
+        """Whether some journal was copied: order and rewinding are then judged less strictly."""
+        self.sent: Counter[str] = Counter()
+        self.counts: Counter[str] = Counter()
+        self._live: dict[str, bool] = {}
+        self._attempts: dict[str, float] = {}
+        self._ran: set[str] = set()
+        self._simulation = simulation
+        self._settings = settings
+        self._files: dict[str, list[Deed]] = {}
+        self._open: list[WatchedJournal] = []
+        self._may_lose: dict[str, str] = {}
+        self._owed: dict[tuple[int, str], int] = {}
+        self._passed: list[tuple[str, int, int]] = []
+        self._newest: dict[str, Deed] = {}
+        self.forgets = 0
+        """How often the server forgot something."""
+
+    def violated(self, text: str) -> None:
+        """Note a violation."""
+        self.violations.append(f"at {self._simulation.now:.3f} s: {text}")
+
+    # --- what processes do
+
+    def attempted(self, entries: Sequence[tuple[str, int, Write]]) -> None:
+        """Rows are about to be committed: a process that dies now may have done it or not."""
+        self._attempts.update((op_id, self._simulation.now) for op_id, _, _ in entries)
+
+    def journalled(self, journal: WatchedJournal, rows: Sequence[Row]) -> None:
+        """Rows were committed."""
+        deeds = self._files.setdefault(journal.path, [])
+        for row in rows:
+            lineage = journal.lineage_of(row.n)
+            deed = Deed(row, (lineage.name, row.n - lineage.first + 1), self._attempts[row.op_id], journal.process)
+            self.deeds[row.op_id] = deed
+            deeds.append(deed)
+
+    def opened(self, journal: WatchedJournal) -> None:
+        """A file was opened: everything in it must still be there."""
+        self._open.append(journal)
+        present = dict(journal.database.run("SELECT op_id, n FROM rows"))
+        for op_id, n in present.items():
+            if op_id not in self.deeds:  # committed, but its process died before it knew
+                lineage = journal.lineage_of(n)
+                self.journalled(journal, journal.rows(lineage, n - lineage.first, 1, 1 << 30))
+        oldest = journal.lineages[0].first - 1  # earlier ones were pruned whole
+        pruned = max([oldest, *(each.row(each.pruned) for each in journal.lineages if each.pruned)])
+        deeds = self._files.setdefault(journal.path, [])
+        excuse = self._may_lose.pop(journal.path, "")
+        missing = [deed for deed in deeds if deed.op_id not in present and deed.n > pruned]
+        if missing and not excuse:
+            self.violated(f"{journal.path} lost write {missing[0].n} ({missing[0].op_id})")
+        elif missing and deeds[deeds.index(missing[0]) :] != missing:
+            self.violated(f"{journal.path} has a hole at write {missing[0].n}")
+        for deed in missing:
+            deed.lost = excuse
+        self._files[journal.path] = sorted((deed for deed in deeds if not deed.lost), key=lambda deed: deed.n)
+
+    def acknowledged(self, journal: WatchedJournal, lineage: str) -> None:
+        """A process believes that the server has more of a lineage than before."""
+        heard_since = lineage in self._ran  # else this is an answer from before the server forgot
+        if heard_since and self._owed.pop((id(journal), lineage), None) is not None and not self.copied:
+            self.violated(f"{journal.process.name} goes on with {lineage} without a word of what was forgotten")
+
+    def forked(self, journal: WatchedJournal, lineage: Lineage, keep: int, successor: str) -> None:
+        """Rows behind `keep` go on under another name."""
+        first = lineage.row(keep + 1)
+        for n, op_id in journal.database.run("SELECT n, op_id FROM rows WHERE n >= ?", (first,)):
+            deed = self.deeds.get(op_id)
+            if deed is not None:
+                deed.places.append((successor, n - first + 1))
+
+    def heard(self, process: "Process", event: events.Event) -> None:
+        """A process told its observers of something."""
+        self.counts[type(event).__name__] += 1
+        if isinstance(event, events.DataLost):
+            self._passed.append((event.lineage, event.first, event.last))
+        if isinstance(event, events.DataLost | events.Rewound | events.Forked):
+            for journal in self._open:
+                if journal.process is process:
+                    self._owed.pop((id(journal), event.lineage), None)
+
+    def told(self, receipts: Sequence[Receipt]) -> None:
+        """A call returned."""
+        for receipt in receipts:
+            deed = self.deeds.get(receipt.op_id)
+            if deed is None:
+                if receipt.state != "rejected":
+                    self.violated(f"a receipt for {receipt.op_id}, which no journal has")
+                continue
+            deed.receipt = receipt
+            ever = self.ever.get(receipt.op_id, set())
+            if receipt.state == "applied" and not ever:
+                self.violated(f"receipt of {deed.key} says applied, the server never saw {receipt.op_id}")
+
+    def power_lost(self, disk: str) -> None:
+        """A machine lost what was not synced."""
+        if self._settings.durability != "full":
+            self._allow(f"/{disk}/", "power")
+
+    def restored(self, path: str) -> None:
+        """An older backup was put in a journal's place."""
+        self._allow(path, "restored")
+
+    def set_aside(self, path: str) -> None:
+        """A damaged journal was put away: what it held is known to be lost."""
+        for deed in self._files.pop(path, []):
+            deed.lost = "damaged"
+
+    def garbled(self, path: str) -> None:
+        """A file was damaged: it may be read, or set aside."""
+        self._allow(path, "damaged")
+
+    def _allow(self, prefix: str, excuse: str) -> None:
+        for path in self._files:
+            if path.startswith(prefix):
+                self._may_lose[path] = excuse
+
+    # --- what the server does
+
+    def sending(self, batch: Batch) -> None:
+        """A batch leaves a process."""
+        for op in batch.ops:
+            self.sent[op.op_id] += 1
+            self._live[op.op_id] = op.live
+
+    def forgotten(self, before: dict[str, int], after: dict[str, int], store: MemoryStore) -> None:
+        """The server is as it was some time ago."""
+        self._ran.clear()
+        self.forgets += 1
+        self.results.clear()
+        self._newest.clear()
+        for change in store.changes():
+            self._note(change)
+        for journal in self._open:
+            if not journal.process.alive:
+                continue
+            for lineage in journal.lineages:
+                left = after.get(lineage.name, 0)
+                if left < before.get(lineage.name, 0) and left < lineage.acked:
+                    self._owed[id(journal), lineage.name] = lineage.acked
+
+    def ran(self, lineage: str) -> None:
+        """The server answered a request about a lineage."""
+        self._ran.add(lineage)
+
+    def executed(self, store: MemoryStore, before: int, *, late: bool) -> None:
+        """The server carried out a request; its log had `before` entries until then."""
+        changes = store.changes()[before:]
+        if not changes:
+            return
+        lineage = changes[-1].lineage
+        _, (seq,) = run(store.read([], 0.0, [lineage]))
+        if seq != changes[-1].seq:
+            self.violated(f"the watermark of {lineage} says {seq}, its log {changes[-1].seq}")
+        if late:
+            self._owed = {key: acked for key, acked in self._owed.items() if key[1] != lineage or acked > seq}
+        for change in changes:
+            self._judge(change, late=late)
+            self._note(change)
+        last = {change.key: change for change in changes if change.result in (OK, EXPIRED)}
+        for change in last.values():
+            if change.result == OK:
+                self._check_effect(store, change, late=late)
+
+    def _note(self, change: Change) -> None:
+        """Know of a log entry."""
+        self.results[change.op_id] = change.result
+        self.ever.setdefault(change.op_id, set()).add(change.result)
+        deed = self.deeds.get(change.op_id)
+        if deed is None or change.result != OK or change.kind not in ("put", "delete"):
+            return
+        newest = self._newest.get(change.key)
+        if newest is None or newest.at < deed.at:
+            self._newest[change.key] = deed
+
+    def _judge(self, change: Change, *, late: bool) -> None:
+        """Whether the server should have done what it did."""
+        deed = self.deeds.get(change.op_id)
+        if deed is None:
+            self.violated(f"{change.key} was written by {change.op_id}, which no journal ever took")
+            return
+        if change.op_id in self.results:
+            self.violated(f"{change.op_id} was applied to {change.key} twice")
+        if change.result == OK and deed.receipt is not None and deed.receipt.state == "rejected":
+            if change.kind != "blank":
+                self.violated(f"{change.op_id} was rejected ({deed.receipt.reason}), and then applied to {change.key}")
+        age = self._simulation.now - deed.at
+        same_boot = deed.machine.clock.boot_id == deed.boot
+        if change.result == STALE and self.sent[change.op_id] == 1 and age < 1.9 and same_boot and not late:
+            self.violated(f"{change.op_id} was dropped as stale {age:.3f} s after it was made")
+        self._judge_time(change, deed)
+
+    def _judge_time(self, change: Change, deed: Deed) -> None:
+        """A replayed blind write must not replace what was made after it."""
+        write, newest = deed.write, self._newest.get(change.key)
+        blind = isinstance(write, Put | Delete) and write.base is None
+        if not (blind and self.true_clocks and newest and change.result == OK and change.kind != "blank"):
+            return
+        lives = isinstance(write, Put) and change.key.startswith("ttl")
+        if not self._live.get(change.op_id) and not lives and newest.at > deed.at + self.slack:
+            self.violated(
+                f"{change.op_id}, made at {deed.at:.3f}, replaced {newest.op_id} on {change.key}, made at {newest.at:.3f}"
+            )
+
+    def _check_effect(self, store: MemoryStore, change: Change, *, late: bool) -> None:
+        """What the log says must be there."""
+        deed = self.deeds.get(change.op_id)
+        value = store.dump().get(change.key)
+        if change.kind == "put" and isinstance(value, bytes):
+            if codec.split(value)[1] != change.op_id:
+                self.violated(f"the log says that {change.op_id} wrote {change.key}, but another is stored there")
+        elif change.kind == "put" or (change.kind == "delete" and value is not None):
+            self.violated(f"{change.key} is not as {change.kind} {change.op_id} left it")
+        elif change.kind == "append" and isinstance(value, list) and deed and isinstance(deed.write, Append):
+            if any(value.count(item) != 1 for item in deed.write.items):
+                self.violated(f"the items of {change.op_id} are not in {change.key} exactly once")
+        if deed is not None and isinstance(deed.write, Put) and deed.write.ttl > 0 and change.kind == "put":
+            (left,), _ = run(store.read([Lifetime(change.key)], 0.0))
+            self._check_lifetime(deed, deed.write.ttl, left, late=late)
+
+    def _check_lifetime(self, deed: Deed, ttl: int, left: Any, *, late: bool) -> None:
+        same_boot = deed.machine.clock.boot_id == deed.boot
+        if late or not (same_boot or deed.machine.jumps == deed.jumps):
+            return
+        wanted = ttl / 1000 - (self._simulation.now - deed.at)
+        if abs(left / 1000 - wanted) > LIVE_SECONDS + 1.0:
+            self.violated(f"{deed.key} will live {left / 1000:.3f} s more, not {wanted:.3f} s")
+
+    # --- the end
+
+    def finish(self, store: MemoryStore) -> None:
+        """Everything has settled: judge what is stored."""
+        log = store.changes()
+        place = {change.op_id: at for at, change in enumerate(log)}
+        for deed in self.deeds.values():
+            if deed.op_id not in place and not deed.lost and not self._reported(deed):
+                self.violated(f"write {deed.n} ({deed.op_id}) of {deed.key}, made at {deed.at:.3f}, is lost")
+        for path, deeds in self._files.items():
+            order = [place[deed.op_id] for deed in deeds if deed.op_id in place]
+            if order != sorted(order) and not self.copied:
+                self.violated(f"writes of {path} are applied out of order")
+        self._check_conditions(log)
+        for key, value in store.dump().items():
+            self._check_tokens(key, value)
+
+    def _reported(self, deed: Deed) -> bool:
+        return any(
+            lineage == name and first <= seq <= last
+            for name, first, last in self._passed
+            for lineage, seq in deed.places
+        )
+
+    def _check_conditions(self, log: Sequence[Change]) -> None:
+        """Of several writes that required the same version, one at most took effect."""
+        winners: set[tuple[str, str]] = set()
+        for change in log:
+            deed = self.deeds.get(change.op_id)
+            base = getattr(deed.write, "base", None) if deed else None
+            if base and base != "-" and change.result == OK and change.kind in ("put", "delete"):
+                if (change.key, base) in winners:
+                    self.violated(f"two writes replaced the same version of {change.key}")
+                winners.add((change.key, base))
+
+    def _check_tokens(self, key: str, value: bytes | list[bytes]) -> None:
+        """Every item of a list or document is there once, and none is missing."""
+        if key.startswith("list") and isinstance(value, list):
+            found = Counter(item.decode() for item in value)
+        elif key.startswith("doc") and isinstance(value, bytes):
+            document = codec.decode(codec.split(value)[0], key)["value"]
+            found = Counter(document["tokens"])
+            if document["count"] != len(document["tokens"]):
+                self.violated(f"{key} counts {document['count']}, but has {len(document['tokens'])} tokens")
+        else:
+            return
+        wanted = Counter(
+            token
+            for deed in self.deeds.values()
+            if deed.key == key and self.results.get(deed.op_id) == OK
+            for token in tokens(deed)
+        )
+        for token in (found - wanted) | (wanted - found):
+            self.violated(f"token {token} is {found[token]} times in {key}, not {wanted[token]} times")
+
+
+def tokens(deed: Deed) -> list[str]:
+    """What a write adds that nothing else adds."""
+    match deed.write:
+        case Append(_, items):
+            return [item.decode() for item in items]
+        case Patch(_, edits):
+            return [codec.decode(b'{"value":' + edits[0].args + b"}", deed.key)["value"][0]]
+        case _:
+            return []

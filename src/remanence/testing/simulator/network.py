@@ -1,0 +1,220 @@
+"""The server as a model, and a network that loses, delays, repeats and refuses.
+
+The server is a `MemoryStore`, the specification of all stores. A request is executed at one moment of
+simulated time, if it arrives; what a caller hears of it is another matter.
+"""
+
+import random
+from collections import Counter, deque
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from typing import Any, TypeVar
+
+from remanence.errors import DeadlineExceeded, ServerFull, Unavailable, WorldError
+from remanence.model import Batch, Outcome, Watermark
+from remanence.protocols import Ask, Told
+from remanence.runtime.blocking import run
+from remanence.runtime.simulated import EPOCH, Simulation
+from remanence.settings import Settings
+from remanence.stores.memory import MemoryStore, Snapshot
+from remanence.testing.simulator.invariants import Oracle
+
+T = TypeVar("T")
+Request = Callable[[MemoryStore], Coroutine[Any, Any, T]]
+
+FATES = ("request lost", "reply lost", "late", "twice", "slow")
+"""What can become of a single request, besides nothing special."""
+
+
+class Network:
+    """The server, its health, and the way to it."""
+
+    def __init__(self, simulation: Simulation, oracle: Oracle, chance: random.Random, settings: Settings) -> None:
+        self.simulation = simulation
+        self.oracle = oracle
+        self.chance = chance
+        self.skew = 0.0
+        """Seconds that the server's clock is wrong."""
+        self.store = MemoryStore(
+            self._clock, tombstone_ttl=settings.tombstone_ttl, watermark_ttl=settings.watermark_ttl
+        )
+        self.up = True
+        self.refusal: Callable[[], WorldError] | None = None
+        """What every write is answered while the server refuses."""
+        self.partitioned: dict[str, bool] = {}
+        """Machines that cannot reach the server, and whether their calls hang (or fail at once)."""
+        self.weather: dict[str, float] = {}
+        """The chance of each of `FATES`, per request."""
+        self.injected: Counter[str] = Counter()
+        self.latest = 0.0
+        """When the last request under way will have been delivered."""
+        self.snapshots: deque[Snapshot] = deque(maxlen=6)
+
+    def _clock(self) -> float:
+        return EPOCH + self.simulation.now + self.skew
+
+    # --- the server's life
+
+    def snapshot(self) -> None:
+        """Remember the server as it is, to be brought back by a failover."""
+        self.snapshots.append(self.store.snapshot())
+
+    def forget(self, *, everything: bool) -> None:
+        """Be as some time ago, or empty."""
+        before = {lineage: mark.seq for lineage, (mark, _) in self.store.snapshot().marks.items()}
+        if everything or not self.snapshots:
+            self.snapshots.clear()
+            self.store.restore()
+        else:
+            back = self.chance.randrange(len(self.snapshots))
+            for _ in range(back):
+                self.snapshots.pop()  # what came later is forgotten for good
+            self.store.restore(self.snapshots[-1])
+        after = {lineage: mark.seq for lineage, (mark, _) in self.store.snapshot().marks.items()}
+        self.oracle.forgotten(before, after, self.store)
+
+    def execute(self, request: Request[T], *, late: bool = False) -> T:
+        """Let the server carry out a request now."""
+        before = len(self.store.changes())
+        answer: T = run(request(self.store))
+        self.oracle.executed(self.store, before, late=late)
+        return answer
+
+    def fate(self) -> str:
+        """What becomes of the next request, "" for nothing special."""
+        draw = self.chance.random()
+        for name, share in self.weather.items():
+            if draw < share:
+                self.injected[name] += 1
+                return name
+            draw -= share
+        return ""
+
+
+class Link:
+    """A process's way to the server: a `Store` that keeps its deadlines, whatever happens."""
+
+    def __init__(self, network: Network, machine: str) -> None:
+        self._network = network
+        self._machine = machine
+        self._simulation = network.simulation
+
+    async def open(self, lineage: str, nonce: str, deadline: float) -> Watermark:
+        """See `Store.open`."""
+        return await self._ask(lambda store: store.open(lineage, nonce, deadline), deadline, lineage)
+
+    async def forward(self, lineage: str, nonce: str, seq: int, op_id: str, deadline: float) -> bool:
+        """See `Store.forward`."""
+        return await self._ask(
+            lambda store: store.forward(lineage, nonce, seq, op_id, deadline), deadline, lineage
+        )
+
+    async def apply(self, batch: Batch, deadline: float) -> Outcome:
+        """See `Store.apply`."""
+        self._network.oracle.sending(batch)
+        return await self._ask(lambda store: store.apply(batch, deadline), deadline, batch.lineage)
+
+    async def read(
+        self, asks: Sequence[Ask], deadline: float, marks: Sequence[str] = ()
+    ) -> tuple[list[Told], list[int]]:
+        """See `Store.read`."""
+        return await self._ask(lambda store: store.read(asks, deadline, marks), deadline)
+
+    async def scan(self, prefix: str, cursor: str, count: int, deadline: float) -> tuple[list[str], str]:
+        """See `Store.scan`."""
+        return await self._ask(lambda store: store.scan(prefix, cursor, count, deadline), deadline)
+
+    async def history(self, lineage: str, limit: int, deadline: float) -> list[tuple[int, str]]:
+        """See `Store.history`."""
+        return await self._ask(lambda store: store.history(lineage, limit, deadline), deadline)
+
+    async def facts(self, deadline: float) -> Mapping[str, str]:
+        """See `Store.facts`."""
+        return await self._ask(lambda store: store.facts(deadline), deadline)
+
+    async def close(self) -> None:
+        """See `Store.close`."""
+
+    async def _ask(self, request: Request[T], deadline: float, lineage: str = "") -> T:
+        """Send, let it be executed when it arrives, and hear the answer if there is one.
+
+        `lineage` is what the request writes about, "" for one that only reads.
+        """
+        network, chance = self._network, self._network.chance
+        if self._simulation.now >= deadline:
+            raise DeadlineExceeded("no time left")
+        fate = network.fate()
+        there = chance.uniform(0.0002, 0.002) if fate != "slow" else chance.uniform(0.01, 2.5)
+        if fate in ("request lost", "late"):
+            if fate == "late":
+                self._later(request)
+            await self._fail(deadline)
+        await self._travel(there, deadline, request)
+        if lineage and network.refusal is not None:
+            raise network.refusal()
+        answer = network.execute(request)
+        network.oracle.ran(lineage)
+        if fate == "twice":
+            self._later(request)
+        if fate == "reply lost":
+            await self._fail(deadline)
+        await self._travel(chance.uniform(0.0002, 0.002), deadline, None)
+        return answer
+
+    async def _travel(self, seconds: float, deadline: float, request: Request[T] | None) -> None:
+        """Take `seconds` to the server or back. A request that is too slow for its caller still arrives."""
+        simulation, network = self._simulation, self._network
+        await self._reachable(deadline)
+        if simulation.now + seconds > deadline:
+            if request is not None:
+                self._later(request, seconds)
+            await simulation.sleep(deadline - simulation.now)
+            raise DeadlineExceeded("the server did not answer within the deadline")
+        await simulation.sleep(seconds)
+        await self._reachable(deadline)
+        if not network.up:
+            raise Unavailable("the connection was reset")
+
+    async def _reachable(self, deadline: float) -> None:
+        network = self._network
+        hangs = network.partitioned.get(self._machine)
+        if hangs is not None:
+            if hangs:
+                await self._simulation.sleep(deadline - self._simulation.now)
+                raise DeadlineExceeded("the server did not answer within the deadline")
+            raise Unavailable("the network cannot be reached")
+        if not network.up:
+            raise Unavailable("the connection was refused")
+
+    async def _fail(self, deadline: float) -> None:
+        """Hear of a lost message: by a reset at once, or not at all."""
+        left = deadline - self._simulation.now
+        if self._network.chance.random() < 0.5:
+            await self._simulation.sleep(min(left, 0.005))
+            raise Unavailable("the connection was reset")
+        await self._simulation.sleep(left)
+        raise DeadlineExceeded("the server did not answer within the deadline")
+
+    def _later(self, request: Request[T], seconds: float | None = None) -> None:
+        """Deliver a request to whatever server is there then, with nobody to hear the answer."""
+        network = self._network
+        if seconds is None:
+            seconds = network.chance.choice((0.01, 0.3, 3.0)) * network.chance.uniform(0.5, 2.0)
+        network.latest = max(network.latest, self._simulation.now + seconds)
+
+        def arrive() -> None:
+            if network.up and network.refusal is None:
+                network.execute(request, late=True)
+
+        self._simulation.after(seconds, arrive)
+
+
+def out_of_memory() -> WorldError:
+    """What a full server answers to writes; it still answers reads."""
+    error = ServerFull("the server is out of memory")
+    error.answered = True
+    return error
+
+
+def loading() -> WorldError:
+    """What a server answers that is reading its data back."""
+    return Unavailable("the server is loading its data")
