@@ -14,7 +14,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from remanence.errors import CorruptRecord, InvalidArgument, InvalidValue, ValueTooLarge
@@ -345,13 +345,19 @@ def test_large_documents_are_compressed_where_it_helps() -> None:
 
 
 @given(JSON, st.data())
-@settings(max_examples=200)
 def test_a_cut_or_lengthened_body_is_corrupt(document: Any, data: st.DataObject) -> None:
     body = codec.pack(document, threshold=data.draw(st.sampled_from([0, 1 << 20])))
     cut = body[: data.draw(st.integers(0, len(body) - 1))]
     for damaged in (cut, body + b"\x00"):
         with pytest.raises(CorruptRecord, match="memory:x"):
             codec.unpack(damaged, "memory:x")
+
+
+def test_a_compressed_body_is_whole_or_corrupt() -> None:
+    body = codec.pack("word " * 1000)
+    for damaged in (*(body[:size] for size in range(1, len(body))), body + b"\x00", body + body[1:]):
+        with pytest.raises(CorruptRecord):
+            codec.unpack(damaged, "k")
 
 
 @given(st.binary(max_size=60), st.sampled_from([b"", b"\x00", b"\x01"]))

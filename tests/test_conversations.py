@@ -254,7 +254,7 @@ def test_a_memory_id_names_one_item(manager: RedisWorkingMemoryManager):
     key = manager.store(about("c", "one", "two", "three"))
     assert words(manager.retrieve(about("c", memory_id=key))) == ["one", "two", "three"]
     assert words(manager.retrieve(about("c", memory_id=f"{key}#1"))) == ["two"]
-    for unknown in (f"{key}#3", f"{key}#-1", f"{key}#", f"{key}1", "memory:WORKING_MEMORY:d#0", "1"):
+    for unknown in (f"{key}#3", f"{key}#-1", f"{key}#", f"{key}1", "memory:WORKING_MEMORY:d#0", "1", "#1"):
         assert manager.retrieve(about("c", memory_id=unknown)) == [], unknown
 
 
@@ -966,6 +966,7 @@ def test_a_url_of_a_client_is_whole():
         redis.Redis(credential_provider=redis.UsernamePasswordCredentialProvider("u", "hidden")),
         redis.Redis(ssl=True, ssl_password="hidden"),
         SimpleNamespace(),
+        SimpleNamespace(connection_pool=SimpleNamespace(connection_kwargs=object())),
         "redis://localhost",
     ],
 )
@@ -992,6 +993,17 @@ def test_a_subclass_need_not_call_our_init(server: Server, raw: Raw):
             assert repr(manager) == f"Pooled(127.0.0.1:{server.port}/0)"
             assert manager.cleanup("*") == 1
         assert client.ping()
+
+
+def test_a_subclass_that_sets_nothing_has_the_defaults(monkeypatch: pytest.MonkeyPatch):
+    class Bare(RedisWorkingMemoryManager):
+        def __init__(self) -> None:
+            pass
+
+    monkeypatch.setenv("REDIS_URL", "redis://example.invalid:7000/2")
+    manager = Bare()
+    assert (manager.ttl, manager.prefix, manager.redis_client) == (43200, "memory", None)
+    assert place_of(manager) == "example.invalid:7000/2"
 
 
 # --- asyncio --------------------------------------------------------------------------------------
@@ -1046,6 +1058,10 @@ def test_async_writes_wait_for_a_server_that_is_away(fresh_server: Callable[...,
             await manager.store(about("c", "after"))
             with pytest.raises(redis.ConnectionError):
                 await manager.retrieve(about("unknown"))
+            spare = [IWorkingMemory("spare")]
+            found = await manager.retrieve_safe(about("unknown"), spare)
+            assert found == spare
+            assert found is not spare
             assert words(await manager.retrieve(about("c"))) == ["after"]
             server.start()
             assert await manager.engine.flush(10)

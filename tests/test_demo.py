@@ -28,6 +28,11 @@ def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+def hear_ctrl_c() -> None:
+    """What a terminal's shell does; tests that run in the background ignore SIGINT, and hand that on."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def demo_processes(folder: Path) -> list[str]:
     """Processes of demos that work below `folder`."""
     found = []
@@ -137,7 +142,8 @@ def test_a_process_of_it_that_fails_is_a_clear_error(tmp_path: Path):
 @pytest.mark.skipif(not available_servers(), reason="no server to take down")
 def test_ctrl_c_ends_it_with_all_its_processes(temporary: Path):
     command = [sys.executable, "-u", "-m", "remanence", "demo"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, preexec_fn=hear_ctrl_c) as process:
         assert process.stdout
         for line in process.stdout:
             if "kill -9" in line and " s " in line:

@@ -41,5 +41,6 @@ def test_every_setting_is_documented():
 
     text = (ROOT / "docs" / "settings.md").read_text(encoding="utf-8")
     for field in fields(Settings):
-        row = f"| `{field.name}` | `{field.metadata['env']}` | {field.default!r} | {field.metadata['meaning']} |"
+        rule = field.metadata
+        row = f"| `{field.name}` | `{rule['env']}` | {field.default!r} | {rule['meaning']} |"
         assert row in text, f"docs/settings.md lacks or misstates {field.name}: {row}"

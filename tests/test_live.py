@@ -5,6 +5,7 @@ import json
 import pickle  # noqa: TID251 - what pickling a live container gives is its own promise
 import random
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -168,7 +169,7 @@ def outcome(step: Callable[..., Any], target: Any, args: Any) -> tuple[str, Any]
     ("start", "steps"),
     [(st.lists(VALUES, max_size=5), LIST_STEPS), (st.dictionaries(KEYS, VALUES), DICT_STEPS)],
 )
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(data=st.data())
 def test_every_method_does_and_returns_what_pythons_own_does(
     path: tuple[Any, ...], start: Any, steps: Any, data: st.DataObject
@@ -485,6 +486,17 @@ def test_a_live_value_stored_elsewhere_is_a_copy() -> None:
     assert live == {"a": {"x": 3}, "b": {"x": 2}, "list": [{"x": 2}, [{"x": 2}]]}
 
 
+def test_what_a_root_is_given_is_plain_new_and_current() -> None:
+    root = Doc({"a": {"x": 1}})
+    live, mine = root.live, [1]
+    live["b"] = mine
+    assert root.sent[-1] == ((), "setmember", "b", [1]) and root.sent[-1][-1] is not mine
+    held = [live["a"]]
+    root.put({"a": {"x": 2}})
+    live["c"] = held
+    assert root.value["c"] == [{"x": 2}] and type(root.sent[-1][-1][0]) is dict
+
+
 def test_swapping_swaps() -> None:
     members = doc({"a": {"n": 1}, "b": {"n": 2}})
     members["a"], members["b"] = members["b"], members["a"]
@@ -593,7 +605,7 @@ class Following(RuleBasedStateMachine):
 
 
 TestFollowing = Following.TestCase
-TestFollowing.settings = settings(max_examples=100, stateful_step_count=25, deadline=None)
+TestFollowing.settings = settings(max_examples=60, stateful_step_count=25, deadline=None)
 
 
 @pytest.mark.parametrize(
@@ -630,6 +642,23 @@ def test_removing_while_iterating_visits_every_item() -> None:
             item["seen"] = True
     assert seen == list(range(6))
     assert live == [{"n": n, "seen": True} for n in (0, 2, 4)]
+
+
+def test_an_item_looked_at_before_its_move_was_noted_is_still_followed() -> None:
+    root = Doc([{"n": 0}, {"n": 1}, {"n": 2}])
+    live, held = root.live, root.live[1]
+    real = root.change
+
+    def looked_at(path: Any, verb: str, *args: Any) -> Any:
+        result = real(path, verb, *args)
+        held.get("n")  # another thread, just now
+        return result
+
+    root.change = looked_at  # type: ignore[method-assign]
+    live.pop(0)
+    assert held == {"n": 1}
+    held["mine"] = True
+    assert root.value == [{"n": 1, "mine": True}, {"n": 2}]
 
 
 def test_moves() -> None:
@@ -678,3 +707,24 @@ def test_threads_lose_nothing_and_see_whole_documents() -> None:
     assert not torn
     assert sorted(plain(shared_log)) == [[number, n] for number in range(4) for n in range(60)]
     assert content(shared_log) == root.value["log"]
+
+
+def test_two_threads_refreshing_do_not_mix_documents(monkeypatch: pytest.MonkeyPatch) -> None:
+    root = Doc({"start": 1})
+    live, entered = root.live, threading.Event()
+
+    def slow(self: Any, value: Any) -> None:
+        dict.clear(self)
+        entered.set()
+        time.sleep(0.05)
+        dict.update(self, value)
+
+    monkeypatch.setattr(LiveDict, "_mirror", slow)
+    root.put({"a": 1})
+    first = threading.Thread(target=live.get, args=("a",))
+    first.start()
+    assert entered.wait(10)
+    root.put({"b": 1})
+    assert live.get("b") == 1
+    first.join()
+    assert content(live) == {"b": 1}

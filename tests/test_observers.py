@@ -58,6 +58,7 @@ def test_an_event_that_nobody_wants_need_not_be_built() -> None:
     told.observe(heard.append, lambda kind: kind.level != "DEBUG")
     assert not told.counted(events.Journalled, 4)
     assert told.counted(events.Replayed)
+    told.observe(lambda event: None)
     told.tell(events.Journalled(1, 1))
     told.tell(events.Replayed(1, 0.1))
     assert heard == [events.Replayed(1, 0.1)]

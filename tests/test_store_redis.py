@@ -82,6 +82,14 @@ class TestLog(RedisCase):
         assert found[0] == 1000 and 100 <= len(found) <= 300, "trimmed by whole nodes of the stream"
         assert found == list(range(1000, 1000 - len(found), -1))
 
+    def test_writers_of_a_few_ops_trim_it_too(self) -> None:
+        for n in range(60):
+            lineage = f"short-{n}" if n % 2 else ""
+            if lineage:
+                self.open(lineage)
+            self.send(1, *(put(i) for i in range(20)), lineage=lineage, nonce="N" if lineage else "")
+        assert 100 <= self.client.xlen(self.keys.log) <= 300
+
 
 class TestLocale(StoreCase):
     """A server sorts text as its environment says, and its replica may have another."""

@@ -1,11 +1,12 @@
 """`remanence stats`: what is stored where, what waits to be sent, once or as a live view."""
 
+import sys
 import time
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 import msgspec
 from rich.console import Group, RenderableType
@@ -78,15 +79,16 @@ def run(call: Namespace, output: Output) -> int:
         return 0 if found.available else AWAY if found.retryable else 1
 
 
-def _follow(settings: Settings, engine: BlockingEngine, interval: float, output: Output) -> None:
-    """Until Ctrl-C: a table that changes in place, or with --json a line each time."""
-    if output.json:
+def _follow(settings: Settings, engine: BlockingEngine, interval: float, output: Output) -> NoReturn:
+    """Until Ctrl-C: a table that changes in place; into a file or a pipe, one look after the other."""
+    if output.json or not output.screen.is_terminal:
         while True:
-            output.facts(_told(look(settings, engine)), one_line=True)
+            found = look(settings, engine)
+            output.facts(_told(found), one_line=True)
+            output.say(_drawn(found), "")
+            sys.stdout.flush()
             time.sleep(interval)
-    with Live(
-        _drawn(look(settings, engine)), console=output.screen, auto_refresh=False, screen=False
-    ) as live:
+    with Live(_drawn(look(settings, engine)), console=output.screen, auto_refresh=False) as live:
         while True:
             time.sleep(interval)
             live.update(_drawn(look(settings, engine)), refresh=True)

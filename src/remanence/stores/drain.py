@@ -150,8 +150,9 @@ class Drain:
     async def _pass_over(self, lineage: Lineage, seq: int, deadline: float) -> None:
         """The store lost more than is kept here: say so and go on with what there is."""
         upto = lineage.pruned
-        await self._store.forward(lineage.name, self._nonce, upto, lineage.pruned_id, deadline)
+        # first: once the watermark has moved, nothing shows any more that something was lost
         self._tell.tell(events.DataLost(lineage.name, seq + 1, upto))
+        await self._store.forward(lineage.name, self._nonce, upto, lineage.pruned_id, deadline)
         if upto < lineage.acked:
             self._rewind(lineage, upto)
 
@@ -159,8 +160,8 @@ class Drain:
         with self._mutex:
             lost = lineage.acked - seq
             self._forget_recent()
+            self._tell.tell(events.Rewound(lineage.name, lost))  # first: writing it down may fail on a full disk
             self.journal.rewind(lineage, seq)
-            self._tell.tell(events.Rewound(lineage.name, lost))
 
     def _learn(self, lineage: Lineage, mark: Watermark, upto: int) -> None:
         """A reply was lost: the watermark and the last batch's results say what it was."""

@@ -6,6 +6,7 @@ before its first append (`fingerprint`), so that a number is never used twice fo
 Applied rows stay for a while: a server that forgets is told again.
 """
 
+import contextlib
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from typing import Any
 
 import msgspec
 
+from remanence.errors import RemanenceError
 from remanence.model import Blank, Put, Write
 from remanence.protocols import Runtime
 from remanence.wire.sqlite import AlreadyThere, Database, FileDamaged
@@ -174,32 +176,31 @@ class Journal:
         """
         wall, boot = self._runtime.wall(), self._runtime.boottime()
         while True:
-            n = self.active.end
-            rows = []
+            n, size = self.active.end, 0
+            stored: list[Any] = []
+            rows: list[Row] = []
             for op_id, hlc, write in entries:
                 n += 1
                 data = _encode(write)
-                rows.append((n, op_id, hlc, write.key, data, wall, boot, _is_blind(write)))
+                size += len(data)
+                stored.append((n, op_id, hlc, write.key, data, wall, boot, _is_blind(write)))
+                rows.append(Row(n, op_id, hlc, write, wall, boot, len(data)))
             try:
-                self._insert(rows)
+                self._insert(stored)
                 break
             except AlreadyThere:
                 self._resume()  # another process wrote to this very file: go on behind it
-        size = sum(len(row[4]) for row in rows)
         self.active.count += len(rows)
         self.pending_bytes += size
         self.retained_bytes += size
-        return [
-            Row(row[0], row[1], row[2], entry[2], wall, boot, len(row[4]))
-            for row, entry in zip(rows, entries, strict=True)
-        ]
+        return rows
 
-    def _insert(self, rows: list[Any]) -> None:
-        if len(rows) == 1:
-            self._database.run("INSERT INTO rows VALUES (?, ?, ?, ?, ?, ?, ?, ?)", rows[0])
+    def _insert(self, stored: list[Any]) -> None:
+        if len(stored) == 1:
+            self._database.run("INSERT INTO rows VALUES (?, ?, ?, ?, ?, ?, ?, ?)", stored[0])
             return
         with self._database.transaction():
-            self._database.many("INSERT INTO rows VALUES (?, ?, ?, ?, ?, ?, ?, ?)", rows)
+            self._database.many("INSERT INTO rows VALUES (?, ?, ?, ?, ?, ?, ?, ?)", stored)
 
     def _resume(self) -> None:
         last = self._database.run("SELECT coalesce(max(n), 0) FROM rows")[0][0]
@@ -244,7 +245,7 @@ class Journal:
         """The last kept write of each key that begins with `prefix`."""
         self._index()
         return [
-            _decode(row[0])
+            _write(row[0])
             for row in self._database.run(
                 "SELECT write FROM rows WHERE n IN (SELECT max(n) FROM by_key "
                 "WHERE key >= ? AND substr(key, 1, ?) = ? GROUP BY key) AND n NOT IN (SELECT n FROM outcomes)",
@@ -333,12 +334,18 @@ class Journal:
         return self.active.name
 
     def record(self, row: Row, kind: str, reason: str) -> None:
-        """Keep a write without effect for people to see."""
-        key, data = row.write.key, _encode(row.write)
-        self._database.run(
-            "INSERT OR REPLACE INTO outcomes VALUES (?, ?, ?, ?, ?, ?, ?)",
-            (row.n, row.op_id, key, kind, reason, data, row.wall),
-        )
+        """Keep a write without effect for people to see; its place in the order is empty from now on.
+
+        A server that forgets would otherwise be sent what its writer was told had been refused.
+        """
+        key, data, nothing = row.write.key, _encode(row.write), _encode(Blank(row.write.key))
+        with self._database.transaction():
+            self._database.run(
+                "INSERT OR REPLACE INTO outcomes VALUES (?, ?, ?, ?, ?, ?, ?)",
+                (row.n, row.op_id, key, kind, reason, data, row.wall),
+            )
+            self._database.run("UPDATE rows SET write = ?, blind = 0 WHERE n = ?", (nothing, row.n))
+        self.retained_bytes -= max(0, row.size - len(nothing))
 
     def outcomes(self, kind: str = "", limit: int = 1000) -> list[Outcome]:
         """The newest writes without effect, of one kind or of all."""
@@ -368,10 +375,17 @@ class Journal:
                 removed += self._remove(lineage, upto)
             if lineage.pruned < lineage.count:
                 break  # rows go oldest first
-            if lineage is not self.active:
+            if lineage is not self.active and (not lineage.count or self._outlived(lineage)):
                 self._database.run("DELETE FROM lineages WHERE name = ?", (lineage.name,))
                 self.lineages.remove(lineage)
         return removed
+
+    def _outlived(self, lineage: Lineage) -> bool:
+        """Whether a server that forgets this lineage must forget writes of a later one that are not kept either.
+
+        Until then its watermark alone can tell that they were lost.
+        """
+        return any(later.pruned for later in self.lineages[self.lineages.index(lineage) + 1 :])
 
     def _prunable(self, lineage: Lineage, before: float, most_bytes: int, chunk: int) -> int:
         """The last write of a lineage that may be forgotten now."""
@@ -428,8 +442,9 @@ class Journal:
 
     def close(self) -> None:
         """Write down how far the server is, mark the file as left in order, and close it."""
-        self.save()
-        self._swap_clean(True)
+        with contextlib.suppress(RemanenceError):  # on a full disk: whoever opens the file next finds out itself
+            self.save()
+            self._swap_clean(True)
         self._database.close()
 
     @property
@@ -445,8 +460,11 @@ def _is_blind(write: Write) -> bool:
 
 def _row(raw: Sequence[Any]) -> Row:
     n, op_id, hlc, data, wall, boot = raw
+    return Row(n, op_id, hlc, _write(data), wall, boot, len(data))
+
+
+def _write(data: bytes) -> Write:
     try:
-        write = _decode(data)
-    except msgspec.DecodeError as error:
-        raise FileDamaged(f"row {n} of the journal cannot be read") from error
-    return Row(n, op_id, hlc, write, wall, boot, len(data))
+        return _decode(data)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise FileDamaged("a row of the journal cannot be read") from error

@@ -158,7 +158,8 @@ class Keeper:
     async def _send_adopted(self, drain: Drain) -> None:
         owner = self._owner
         while not owner.closed and (drain.journal.pending or not drain.opened):
-            if not await owner.pump(drain, self._runtime.monotonic() + owner.settings.deadline):
+            sent = await owner.pump(drain, self._runtime.monotonic() + owner.settings.deadline)
+            if not sent or not drain.journal.pending:  # an empty journal has nothing to open a session for
                 return
 
     def _discard_if_done(self, drain: Drain) -> None:

@@ -45,6 +45,37 @@ class Knowledge(msgspec.Struct, frozen=True):
     expires: float | None = None
 
 
+class _Growing(msgspec.Struct):
+    """Knowledge of a list that is being written to: copying its end would cost more than the write itself.
+
+    It changes, so others are `told` what it is now.
+    """
+
+    items: list[bytes]
+    length: int
+    size: int
+    n: int = 0
+    wall: float = 0.0
+    expires: float | None = None
+
+    def add(self, items: Sequence[bytes]) -> int:
+        """Items at the end; by how many bytes it grew."""
+        before = self.size
+        self.items.extend(items)
+        self.size += _bytes(items)
+        if self.length >= 0:
+            self.length += len(items)
+        if len(self.items) > 2 * TAIL_ITEMS:  # now and then: it costs as much as copying
+            self.size -= _bytes(self.items[:-TAIL_ITEMS])
+            del self.items[:-TAIL_ITEMS]
+        return self.size - before
+
+    def told(self) -> Knowledge:
+        """What it is now."""
+        tail = ListTail(tuple(self.items[-TAIL_ITEMS:]), self.length)
+        return Knowledge(self.n, tail, self.wall, self.expires)
+
+
 class Known:
     """Not thread-safe: its owner holds a mutex around each call."""
 
@@ -54,7 +85,7 @@ class Known:
         self._records = records
         self._budget = budget
         self._size = 0
-        self._entries: OrderedDict[str, Knowledge] = OrderedDict()
+        self._entries: OrderedDict[str, Knowledge | _Growing] = OrderedDict()
         self._dirty: set[str] = set()
         self._ageless: set[str] = set()
 
@@ -63,7 +94,7 @@ class Known:
         found = self._entries.get(key)
         if found is not None:
             self._entries.move_to_end(key)
-            return found
+            return _told(found)
         rows = self._database.run("SELECT n, entry, wall, expires FROM known WHERE key = ?", (key,))
         if not rows:
             return None
@@ -73,7 +104,7 @@ class Known:
     def document(self, key: str) -> Knowledge | None:
         """What memory alone holds of a record: cheap enough to ask on each write."""
         found = self._entries.get(key)
-        return found if found is not None and isinstance(found.entry, Document) else None
+        return found if isinstance(found, Knowledge) and isinstance(found.entry, Document) else None
 
     def heard(self, key: str, knowledge: Knowledge) -> None:
         """Remember what the server said; how long it lives is to be asked later (`ageless`)."""
@@ -86,38 +117,52 @@ class Known:
 
     def put(self, key: str, knowledge: Knowledge) -> None:
         """Remember, newest last; what no longer fits in memory goes to disk."""
-        if self._records == 0:
-            return
+        if self._records:
+            self._hold(key, knowledge)
+            if self._size > self._budget:
+                self._fit()
+
+    def _hold(self, key: str, held: Knowledge | _Growing) -> None:
         before = self._entries.pop(key, None)
         if before is not None:
-            self._size -= _size(before.entry)
-        self._entries[key] = knowledge
+            self._size -= _size(before)
+        self._entries[key] = held
         self._dirty.add(key)
-        self._size += _size(knowledge.entry)
+        self._size += _size(held)
+
+    def _fit(self) -> None:
+        """Let the oldest go from memory until the rest is within the budget."""
         while self._size > self._budget and len(self._entries) > 1:
             oldest = next(iter(self._entries))
             if oldest in self._dirty:
                 self.save([oldest])
-            self._size -= _size(self._entries.pop(oldest).entry)
+            self._size -= _size(self._entries.pop(oldest))
 
     def extend(self, key: str, n: int, items: Sequence[bytes], wall: float, expires: float | None) -> None:
         """Own items were appended to the list by row `n`."""
-        before = self.get(key)
-        old = before.entry if before is not None else None
-        if isinstance(old, Document) and old.body is None:
-            old = ListTail((), 0)
-        if not isinstance(old, ListTail):
-            old = ListTail((), -1)
-        length = old.length + len(items) if old.length >= 0 else -1
-        entry = ListTail((*old.items, *items)[-TAIL_ITEMS:], length)
-        self.put(key, Knowledge(n, entry, wall, expires))
+        if self._records == 0:
+            return
+        growing = self._growing(key)
+        self._size += growing.add(items)
+        growing.n, growing.wall, growing.expires = n, wall, expires
+        if self._size > self._budget:
+            self._fit()
+
+    def _growing(self, key: str) -> _Growing:
+        """The list at `key` as the newest entry, ready to grow."""
+        held = self._entries.get(key)
+        if not isinstance(held, _Growing):
+            before = self.get(key)
+            held = _to_grow(before.entry if before is not None else None)
+        self._hold(key, held)
+        return held
 
     def forget(self, keys: Sequence[str]) -> None:
         """Drop entries whose basis is gone."""
         for key in keys:
             before = self._entries.pop(key, None)
             if before is not None:
-                self._size -= _size(before.entry)
+                self._size -= _size(before)
             self._dirty.discard(key)
         self._database.many("DELETE FROM known WHERE key = ?", [(key,) for key in keys])
 
@@ -127,11 +172,8 @@ class Known:
 
     def save(self, keys: Sequence[str]) -> None:
         """Write entries to disk and keep the table within its number of records."""
-        rows = [
-            (key, k.n, _encoder.encode(k.entry), k.expires, k.wall)
-            for key in keys
-            if (k := self._entries.get(key)) is not None
-        ]
+        held = [(key, _told(self._entries[key])) for key in keys if key in self._entries]
+        rows = [(key, k.n, _encoder.encode(k.entry), k.expires, k.wall) for key, k in held]
         self._database.many("INSERT OR REPLACE INTO known VALUES (?, ?, ?, ?, ?)", rows)
         self._dirty.difference_update(keys)
 
@@ -162,7 +204,25 @@ def of_record(record: Record | None) -> Document:
     return Document(None, ABSENT) if record is None else Document(record.body, record.etag, record.hlc)
 
 
-def _size(entry: Entry) -> int:
-    if isinstance(entry, Document):
-        return 200 + len(entry.body or b"")
-    return 200 + sum(map(len, entry.items)) + 40 * len(entry.items)
+def _told(held: Knowledge | _Growing) -> Knowledge:
+    return held.told() if isinstance(held, _Growing) else held
+
+
+def _to_grow(entry: Entry | None) -> _Growing:
+    """What is known of a list before items are added; of anything else, that only those will be known."""
+    if isinstance(entry, ListTail):
+        return _Growing(list(entry.items), entry.length, _bytes(entry.items))
+    nothing_there = isinstance(entry, Document) and entry.body is None
+    return _Growing([], 0 if nothing_there else -1, 0)
+
+
+def _size(held: Knowledge | _Growing) -> int:
+    """About how many bytes it takes in memory."""
+    if isinstance(held, _Growing):
+        return 200 + held.size
+    entry = held.entry
+    return 200 + (len(entry.body or b"") if isinstance(entry, Document) else _bytes(entry.items))
+
+
+def _bytes(items: Sequence[bytes]) -> int:
+    return sum(map(len, items)) + 40 * len(items)

@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from remanence.errors import DeadlineExceeded, Misconfigured, PoolExhausted, Unavailable, WorldError
 from remanence.model import Delete, Reading, Record
 from remanence.protocols import Ask, Fetch, Length, Lifetime, Tail, Told
@@ -15,6 +17,29 @@ if TYPE_CHECKING:
     from remanence.stores.resilient import ResilientStore
 
 _Pending = tuple[Drain, Row]
+FOLDS = 64
+"""Keys whose local answer is kept, so that the next reading folds in only what was written since."""
+REFUSALS = ("WriteRejected", "WriteStale", "DeadLettered")
+"""Events after which an own write may count no more."""
+
+
+class Folded:
+    """A local answer up to row `n`, and what it was made of."""
+
+    def __init__(self, n: int, basis: tuple[Any, ...], view: View, now: float) -> None:
+        self.n = n
+        self.basis = basis
+        self._view = msgspec.structs.replace(view)
+        self._until = None if view.left < 0 else now + view.left / 1000
+
+    def holds(self, now: float) -> bool:
+        """Whether its lifetime has not passed by `now` (boot clock)."""
+        return self._until is None or now < self._until
+
+    def renewed(self, now: float) -> View:
+        """The view as it is `now`, to fold further writes into."""
+        left = -1 if self._until is None else max(1, int((self._until - now) * 1000))
+        return msgspec.structs.replace(self._view, left=left)
 
 
 class Reader:
@@ -22,6 +47,7 @@ class Reader:
 
     def __init__(self, owner: "ResilientStore") -> None:
         self._owner = owner
+        self._folds: dict[str, Folded] = {}
 
     async def read(self, asks: Sequence[Ask], limit: float) -> list[Reading[Any]]:
         """Answers, from the store where it answers by `limit`, else from here."""
@@ -116,15 +142,28 @@ class Reader:
         owner = self._owner
         with owner.mutex:
             knowledge = owner.drain.known.get(ask.key)
-            after = knowledge.n if knowledge else 0
-            rows = [(drain, row) for drain in owner.adopted for row in drain.journal.rows_of(ask.key, 0)]
-            rows += [(owner.drain, row) for row in owner.journal.rows_of(ask.key, after)]
-            late = self._late(rows)
-        view = self._known_view(ask.key, knowledge)
-        fold(view, late)
+            view = self._folded(ask.key, knowledge)
         if not (view.known or view.items or view.touched):
             raise self._unknown(ask.key)
         return Reading(answer(ask, view), "local", knowledge.wall if knowledge else None)
+
+    def _folded(self, key: str, knowledge: Knowledge | None) -> View:
+        """What is known with own later writes over it, going on from the last such answer where it holds."""
+        owner = self._owner
+        others = [(drain, row) for drain in owner.adopted for row in drain.journal.rows_of(key, 0)]
+        basis = (id(owner.drain), knowledge, [owner.tell.counters.get(name, 0) for name in REFUSALS])
+        before = None if others else self._folds.pop(key, None)
+        if before is not None and before.basis == basis and before.holds(owner.runtime.boottime()):
+            view, after = before.renewed(owner.runtime.boottime()), before.n
+        else:
+            view, after = self._known_view(key, knowledge), knowledge.n if knowledge else 0
+        own = [(owner.drain, row) for row in owner.journal.rows_of(key, after)]
+        fold(view, self._late([*others, *own]))
+        if not others:
+            self._folds[key] = Folded(owner.journal.active.end, basis, view, owner.runtime.boottime())
+            if len(self._folds) > FOLDS:
+                del self._folds[next(iter(self._folds))]
+        return view
 
     def _known_view(self, key: str, knowledge: Knowledge | None) -> View:
         if knowledge is None:

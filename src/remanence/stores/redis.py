@@ -23,7 +23,7 @@ class Script:
         self.text = resources.files("remanence.wire").joinpath("lua", name).read_text(encoding="utf-8")
         self.digest = hashlib.sha1(self.text.encode(), usedforsecurity=False).hexdigest()
 
-    async def call(self, link: Link, arguments: Sequence[Any], deadline: float) -> Any:
+    async def call(self, link: Link, arguments: Sequence[str | bytes], deadline: float) -> Any:
         """Run with `arguments` (number of keys, keys, values); the same ones again on NOSCRIPT."""
         reply = (await link.exchange([("EVALSHA", self.digest, *arguments)], deadline))[0]
         if isinstance(reply, Refusal) and reply.word == "NOSCRIPT":
@@ -156,14 +156,14 @@ class RedisStore:
         self._keys = keyspace
         self._writer = LinkPool(connect, runtime, 1)
         self._readers = LinkPool(connect, runtime, pool)
-        self._log_length = log_length
-        self._tombstone_ms = int(tombstone_ttl * 1000)
-        self._watermark_ms = int(watermark_ttl * 1000)
+        self._log_length = str(log_length)
+        self._tombstone_ms = str(int(tombstone_ttl * 1000))
+        self._watermark_ms = str(int(watermark_ttl * 1000))
         self._apply, self._open, self._forward = (Script(f"{n}.lua") for n in ("apply", "open", "forward"))
 
     async def open(self, lineage: str, nonce: str, deadline: float) -> Watermark:
         """See `Store.open`."""
-        arguments = (2, self._keys.watermark(lineage), self._keys.log, nonce, self._watermark_ms)
+        arguments = ("2", self._keys.watermark(lineage), self._keys.log, nonce, self._watermark_ms)
         reply = await self._writer.use(deadline, lambda link: self._open.call(link, arguments, deadline))
         seq, highest, last, clock = reply
         first, op_id, results = last.split(b" ", 2)
@@ -178,7 +178,7 @@ class RedisStore:
 
     async def forward(self, lineage: str, nonce: str, seq: int, op_id: str, deadline: float) -> bool:
         """See `Store.forward`."""
-        arguments = (1, self._keys.watermark(lineage), nonce, seq, op_id)
+        arguments = ("1", self._keys.watermark(lineage), nonce, str(seq), op_id)
         reply = await self._writer.use(deadline, lambda link: self._forward.call(link, arguments, deadline))
         return bool(reply)
 
@@ -194,18 +194,19 @@ class RedisStore:
         current = reply[4] if moved and len(reply) > 4 else None
         return Outcome("ok", int(seq), int(highest), _results(results, count), moved, current)
 
-    def _arguments(self, batch: Batch) -> list[Any]:
+    def _arguments(self, batch: Batch) -> list[str | bytes]:
         keys = self._keys
         watermark = keys.watermark(batch.lineage)
         lineage, needed = batch.prev or (batch.lineage, 0)
-        named: list[Any] = [watermark, keys.log, keys.watermark(lineage) if needed else watermark]
-        values: list[Any] = [
-            batch.lineage, batch.nonce, batch.first, needed, self._log_length, self._tombstone_ms, len(batch.ops)
+        named: list[str | bytes] = [watermark, keys.log, keys.watermark(lineage) if needed else watermark]
+        values: list[str | bytes] = [
+            batch.lineage, batch.nonce, str(batch.first), str(needed),
+            self._log_length, self._tombstone_ms, str(len(batch.ops)),
         ]  # fmt: skip
         for op in batch.ops:
             named += (keys.data(op.write.key), keys.tombstone(op.write.key))
             values += _fields(op)
-        return [len(named), *named, *values]
+        return [str(len(named)), *named, *values]
 
     async def read(
         self, asks: Sequence[Ask], deadline: float, marks: Sequence[str] = ()
@@ -213,7 +214,7 @@ class RedisStore:
         """See `Store.read`."""
         commands: list[Command] = [self._command(ask) for ask in asks]
         if marks:
-            follow = [("HGET", self._keys.watermark(lineage), "s") for lineage in marks]
+            follow: list[Command] = [("HGET", self._keys.watermark(lineage), "s") for lineage in marks]
             commands = [("MULTI",), *follow, *commands, ("EXEC",)]
         replies = await self._exchange(commands, deadline) if commands else []
         if marks:
@@ -227,7 +228,7 @@ class RedisStore:
             case Fetch():
                 return ("GET", name)
             case Tail():
-                return ("LRANGE", name, ask.start, ask.stop)
+                return ("LRANGE", name, str(ask.start), str(ask.stop))
             case Length():
                 return ("LLEN", name)
             case Lifetime():
@@ -239,7 +240,7 @@ class RedisStore:
     async def scan(self, prefix: str, cursor: str, count: int, deadline: float) -> tuple[list[str], str]:
         """See `Store.scan`. One SCAN, never KEYS; a page may be empty before the end."""
         pattern = glob_literal(self._keys.data(prefix)) + "*"
-        reply = _checked((await self._exchange([("SCAN", cursor or "0", "MATCH", pattern, "COUNT", count)], deadline))[0])
+        reply = _checked((await self._exchange([("SCAN", cursor or "0", "MATCH", pattern, "COUNT", str(count))], deadline))[0])
         following = reply[0].decode()
         names = [self._keys.key(name.decode("utf-8", "surrogateescape")) for name in reply[1]]
         return names, "" if following == "0" else following
@@ -249,7 +250,7 @@ class RedisStore:
         found: list[tuple[int, str]] = []
         before = "+"
         while len(found) < limit:
-            page = _checked((await self._exchange([("XREVRANGE", self._keys.log, before, "-", "COUNT", 1000)], deadline))[0])
+            page = _checked((await self._exchange([("XREVRANGE", self._keys.log, before, "-", "COUNT", "1000")], deadline))[0])
             for _, fields in page:
                 op_id, name, seq, _ = fields[1].decode("utf-8", "surrogateescape").split(" ", 3)
                 if name == lineage:
@@ -282,22 +283,22 @@ class RedisStore:
         self._readers.close()
 
 
-def _fields(op: Op) -> tuple[Any, ...]:
+def _fields(op: Op) -> tuple[str | bytes, ...]:
     """An op as the script's arguments."""
     write = op.write
     flags = ("l" if op.live else "") + ("m" if op.merge else "") + ("f" if op.folded else "")
     hlc = f"{op.hlc:016d}"
     match write:
         case Put():
-            return ("put", op.op_id, hlc, flags, write.base or "", write.ttl, 1, write.body)
+            return ("put", op.op_id, hlc, flags, write.base or "", str(write.ttl), "1", write.body)
         case Append():
-            return ("append", op.op_id, hlc, flags, "", write.ttl, len(write.items), *write.items)
+            return ("append", op.op_id, hlc, flags, "", str(write.ttl), str(len(write.items)), *write.items)
         case Delete():
-            return ("delete", op.op_id, hlc, flags, write.base or "", 0, 0)
+            return ("delete", op.op_id, hlc, flags, write.base or "", "0", "0")
         case Touch():
-            return ("touch", op.op_id, hlc, flags, "", write.ttl, 0)
+            return ("touch", op.op_id, hlc, flags, "", str(write.ttl), "0")
         case _:
-            return ("blank", op.op_id, hlc, flags, write.base or "", 0, 0)
+            return ("blank", op.op_id, hlc, flags, write.base or "", "0", "0")
 
 
 def _results(joined: bytes, count: int) -> tuple[str, ...]:

@@ -6,6 +6,7 @@ has it. A keeper in the background sends what nobody waits for, notices a store 
 forgot, adopts what ended processes left, and keeps the journal small.
 """
 
+import contextlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,6 +19,7 @@ from remanence.errors import (
     JournalFull,
     Misconfigured,
     PoolExhausted,
+    RemanenceError,
     Unavailable,
     WorldError,
 )
@@ -90,7 +92,15 @@ class ResilientStore:
 
     def _drain_of(self, journal: Journal) -> Drain:
         known = Known(journal.database, records=self.settings.local_records)
-        return Drain(journal, known, self.store, self.runtime, self.settings, self.tell, self._settle)
+        return Drain(
+            journal,
+            known,
+            self.store,
+            self.runtime,
+            self.settings,
+            self.tell,
+            lambda settled: self._settle(journal, settled),
+        )
 
     def adopt(self, journal: Journal) -> Drain:
         """Take over a journal that an ended process left."""
@@ -131,6 +141,8 @@ class ResilientStore:
                 self.keeper.wake()
             else:
                 await self._await_store(ticket, limit)
+            if ticket.error is not None:
+                raise ticket.error
             if wanted == "store" and ticket.left:
                 raise self._unavailable()
             return self._receipts(ticket)
@@ -196,8 +208,27 @@ class ResilientStore:
         except FileDamaged as error:
             if self.settings.on_corrupt == "raise":
                 raise
-            self.drain = self._drain_of(self.shelf.replace(self.journal, str(error)))
+            self._replace_journal(error)
             return self.journal.append(entries)
+
+    def _replace_journal(self, error: FileDamaged) -> None:
+        """Go on with a new journal. What waits in the damaged one may be lost: its callers are told."""
+        self.drain = self._drain_of(self.shelf.replace(self.journal, str(error)))
+        waiting, self._waiting = self._waiting, {}
+        told = FileDamaged(f"{error}: it was set aside, and whether this write was applied is not known")
+        for ticket in waiting.values():
+            ticket.error = told
+            if ticket.signal is not None:
+                ticket.signal.set()
+
+    def _damaged(self, drain: Drain, error: FileDamaged) -> None:
+        """A journal cannot be read any more while it is being sent."""
+        with self.mutex:
+            if drain is self.drain:
+                self._replace_journal(error)
+            elif drain in self.adopted:
+                self.adopted.remove(drain)
+                self.shelf.retire(drain.journal, str(error))
 
     def _tick(self) -> int:
         """The next reading of the hybrid clock: microseconds of the store's time, never going back."""
@@ -236,7 +267,7 @@ class ResilientStore:
 
     async def _await_store(self, ticket: Ticket, limit: float) -> None:
         """Send, or wait while somebody else does, until the ticket is settled or `limit` passed."""
-        while ticket.left and self.contact.available and not self.closed:
+        while ticket.left and ticket.error is None and self.contact.available and not self.closed:
             left = limit - self.runtime.monotonic()
             if left <= 0:
                 return
@@ -258,7 +289,7 @@ class ResilientStore:
             if ticket.signal is None:
                 ticket.signal = self.runtime.signal()
             ticket.signal.clear()
-            if not ticket.left:
+            if not ticket.left or ticket.error is not None:
                 ticket.signal.set()
             return ticket.signal
 
@@ -307,6 +338,12 @@ class ResilientStore:
                 if not again or self.contact.failures:
                     self.lost(error)
                     return False
+            except FileDamaged as error:
+                drain.opened = False
+                if self.settings.on_corrupt == "raise" or self.closed:
+                    raise
+                self._damaged(drain, error)
+                return False
             except BaseException:
                 drain.opened = False
                 raise
@@ -368,8 +405,10 @@ class ResilientStore:
         elif self.contact.available:
             self.tell.tell(events.BecameUnavailable(reason))
 
-    def _settle(self, settled: Sequence[Settled]) -> None:
+    def _settle(self, journal: Journal, settled: Sequence[Settled]) -> None:
         """Called by the drain under the mutex: hand each row's fate to whoever waits for it."""
+        if journal is not self.journal:
+            return  # set aside meanwhile: these numbers are other writes' now
         for each in settled:
             ticket = self._waiting.pop(each.n, None)
             if ticket is None:
@@ -472,7 +511,8 @@ class ResilientStore:
         self.closed = True
         await self.keeper.stop(max(0.1, limit - self.runtime.monotonic()))
         with self.mutex:
-            self.keeper.remember()
+            with contextlib.suppress(RemanenceError):  # the disk is full: what is known here can be asked again
+                self.keeper.remember()
             for drain in [self.drain, *self.adopted]:
                 self.shelf.release(drain.journal)
         await self.store.close()

@@ -161,15 +161,18 @@ class Shelf:
                 os.rename(f"{path}{suffix}", f"{kept}{suffix}")
         self._tell.tell(events.JournalSetAside(str(path), str(kept), reason))
 
-    def replace(self, journal: Journal, reason: str) -> Journal:
-        """Set a journal aside that turned out damaged in use, and return a new one."""
-        if self._folder is None:
-            return self._volatile()
+    def retire(self, journal: Journal, reason: str) -> None:
+        """Set a journal aside that turned out damaged in use."""
         with contextlib.suppress(Exception):  # damaged: closing may fail as well
             journal.database.close()
-        self.set_aside(Path(journal.path), reason)
-        self._unlock(journal, delete=True)
-        return self._new(self._folder)
+        if self._folder is not None:
+            self.set_aside(Path(journal.path), reason)
+            self._unlock(journal, delete=True)
+
+    def replace(self, journal: Journal, reason: str) -> Journal:
+        """Set a journal aside that turned out damaged in use, and return a new one."""
+        self.retire(journal, reason)
+        return self._volatile() if self._folder is None else self._new(self._folder)
 
     def release(self, journal: Journal, *, discard: bool = False) -> None:
         """Close a journal and let others have it; `discard` deletes it."""

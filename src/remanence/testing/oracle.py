@@ -280,12 +280,12 @@ class Child:
 
     def __init__(self, program: str, *arguments: object, environment: dict[str, str] | None = None) -> None:
         self.process = subprocess.Popen(
-            [sys.executable, "-W", "error", "-c", program, *map(str, arguments)],
+            [sys.executable, "-c", program, *map(str, arguments)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            env={**os.environ, **(environment or {})},
+            env={**os.environ, "PYTHONWARNINGS": "error", **(environment or {})},
         )
 
     def line(self) -> str:

@@ -34,7 +34,8 @@ from remanence.errors import (
     WrongKind,
 )
 
-Command = tuple[Any, ...]
+Command = tuple[str | bytes, ...]
+"""Words, numbers among them as text: hiredis 3 crashes the process where Ctrl-C meets its own conversion."""
 _CHUNK = 65536
 _PENDING = object()
 
@@ -230,16 +231,10 @@ class AsyncLink:
 
 def packed(commands: Sequence[Command]) -> bytes:
     """Commands in the wire format (RESP)."""
+    pack: Callable[[Any], bytes] = hiredis.pack_command
     if len(commands) == 1:
-        return _packed(commands[0])
-    return b"".join([_packed(command) for command in commands])
-
-
-def _packed(command: Command) -> bytes:
-    # as text, because hiredis 3 crashes the process where Ctrl-C meets its own conversion of a number
-    words = tuple([str(word) if type(word) is int else word for word in command])
-    told: bytes = hiredis.pack_command(words)
-    return told
+        return pack(commands[0])
+    return b"".join([pack(command) for command in commands])
 
 
 def blocking_connect(address: Address) -> Connect:

@@ -77,6 +77,8 @@ class Database:
             return self._connection.execute(sql, parameters).fetchall()
         except apsw.Error as error:
             raise translated(error, self.path) from error
+        except UnicodeDecodeError as error:
+            raise FileDamaged(f"{self.path} is damaged: it holds text that is none") from error
 
     def script(self, name: str) -> None:
         """Execute the statements of `wire/sql/<name>`."""

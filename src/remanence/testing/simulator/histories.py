@@ -15,6 +15,7 @@ from remanence.testing.simulator.faults import FAULTS, FATES, Nemesis
 from remanence.testing.simulator.invariants import Violation
 from remanence.testing.simulator.world import Machine, Process, World
 from remanence.wire import codec
+from remanence.wire.sqlite import FileDamaged
 
 DEADLINE = 1.0
 PATIENCE = 60.0
@@ -159,11 +160,6 @@ class History:
         simulation = self.world.simulation
         limit = simulation.now + PATIENCE
         await simulation.sleep(max(3.0, self.world.network.latest - simulation.now + 0.1))
-        for machine in self.world.machines:
-            if not machine.processes:
-                process = machine.start()
-                assert process is not None, "the disk has room"
-                process.store.keeper.start()
         beats = simulation.now + 2 * self.world.settings.heartbeat + 6.0  # also time to find what others left
         while simulation.now < beats or self._unsettled():
             if self.oracle.violations:
@@ -171,10 +167,17 @@ class History:
             if simulation.now > limit:
                 self.oracle.violated(f"not settled after {PATIENCE} s: {self._unsettled()}")
                 return
-            for process in self.world.processes:
+            self._tend()
+            await simulation.sleep(0.5)
+
+    def _tend(self) -> None:
+        """On each machine some process must be there to send what others left."""
+        for machine in self.world.machines:
+            if all(process.store.closed for process in machine.processes):
+                machine.start()
+            for process in machine.processes:
                 if not process.store.closed:
                     process.store.keeper.start()
-            await simulation.sleep(0.5)
 
     def _unsettled(self) -> str:
         """What is still on its way, "" for nothing."""
@@ -231,6 +234,8 @@ class Caller:
             await self._chance.choice((self._write, self._write, self._write, self._read, self._replace))()
         except (JournalFull, Unavailable):
             self._oracle.counts["refused"] += 1
+        except FileDamaged:
+            assert self._oracle.damaged, "nobody touched a file"
         took = self._simulation.now - started
         if took > DEADLINE * 2 + 0.1:
             self._oracle.violated(f"a call of {self._process.name} took {took:.3f} s")
@@ -296,8 +301,8 @@ class Caller:
             )
 
     def _forgetful(self) -> bool:
-        """Whether the server has forgotten writes that it does not have again yet."""
-        return bool(self._oracle.forgets)
+        """Whether the server has ever forgotten writes, or a file been changed behind our back."""
+        return bool(self._oracle.forgets or self._oracle.damaged or self._oracle.rolled_back)
 
 
 def _patch(key: str, token: str) -> Patch:

@@ -32,13 +32,14 @@ class Violation(Exception):
 class Deed:
     """A write that a journal took."""
 
-    __slots__ = ("at", "boot", "jumps", "key", "lost", "machine", "n", "op_id", "places", "receipt", "write")
+    __slots__ = ("at", "boot", "jumps", "key", "lost", "machine", "n", "op_id", "path", "places", "receipt", "write")
 
-    def __init__(self, row: Row, place: tuple[str, int], at: float, process: "Process") -> None:
+    def __init__(self, row: Row, path: str, place: tuple[str, int], at: float, process: "Process") -> None:
         self.op_id = row.op_id
         self.n = row.n
         self.key = row.write.key
         self.write: Write = row.write
+        self.path = path
         self.places = [place]
         """(lineage, seq) under which it may be sent."""
         self.at = at
@@ -99,6 +100,10 @@ class Oracle:
         """Whether no clock is wrong, so that the order in time must be obeyed."""
         self.slack = 0.05
         """Seconds by which two writes must be apart for their order in time to count."""
+        self.rolled_back = False
+        """Whether an older backup took a journal's place."""
+        self.damaged = False
+        """Whether bytes of a file were changed behind SQLite's back."""
         self.copied = False
         """Whether some journal was copied: order and rewinding are then judged less strictly."""
         self.sent: Counter[str] = Counter()
@@ -106,6 +111,7 @@ class Oracle:
         self._live: dict[str, bool] = {}
         self._attempts: dict[str, float] = {}
         self._ran: set[str] = set()
+        self._begins: dict[str, tuple[str, int]] = {}
         self._simulation = simulation
         self._settings = settings
         self._files: dict[str, list[Deed]] = {}
@@ -132,13 +138,17 @@ class Oracle:
         deeds = self._files.setdefault(journal.path, [])
         for row in rows:
             lineage = journal.lineage_of(row.n)
-            deed = Deed(row, (lineage.name, row.n - lineage.first + 1), self._attempts[row.op_id], journal.process)
+            place = (lineage.name, row.n - lineage.first + 1)
+            deed = Deed(row, journal.path, place, self._attempts[row.op_id], journal.process)
+            self._begins[lineage.name] = journal.path, lineage.first
             self.deeds[row.op_id] = deed
             deeds.append(deed)
 
     def opened(self, journal: WatchedJournal) -> None:
         """A file was opened: everything in it must still be there."""
         self._open.append(journal)
+        if self.damaged:
+            return
         present = dict(journal.database.run("SELECT op_id, n FROM rows"))
         for op_id, n in present.items():
             if op_id not in self.deeds:  # committed, but its process died before it knew
@@ -160,7 +170,8 @@ class Oracle:
     def acknowledged(self, journal: WatchedJournal, lineage: str) -> None:
         """A process believes that the server has more of a lineage than before."""
         heard_since = lineage in self._ran  # else this is an answer from before the server forgot
-        if heard_since and self._owed.pop((id(journal), lineage), None) is not None and not self.copied:
+        lenient = self.copied or self.damaged
+        if heard_since and self._owed.pop((id(journal), lineage), None) is not None and not lenient:
             self.violated(f"{journal.process.name} goes on with {lineage} without a word of what was forgotten")
 
     def forked(self, journal: WatchedJournal, lineage: Lineage, keep: int, successor: str) -> None:
@@ -191,7 +202,7 @@ class Oracle:
                 continue
             deed.receipt = receipt
             ever = self.ever.get(receipt.op_id, set())
-            if receipt.state == "applied" and not ever:
+            if receipt.state == "applied" and not ever and not self.damaged:
                 self.violated(f"receipt of {deed.key} says applied, the server never saw {receipt.op_id}")
 
     def power_lost(self, disk: str) -> None:
@@ -201,6 +212,7 @@ class Oracle:
 
     def restored(self, path: str) -> None:
         """An older backup was put in a journal's place."""
+        self.rolled_back = True
         self._allow(path, "restored")
 
     def set_aside(self, path: str) -> None:
@@ -209,8 +221,16 @@ class Oracle:
             deed.lost = "damaged"
 
     def garbled(self, path: str) -> None:
-        """A file was damaged: it may be read, or set aside."""
+        """A file was damaged, perhaps so that nobody can tell: what is stored is not judged any more."""
+        self.damaged = True
         self._allow(path, "damaged")
+
+    def discarded(self, path: str) -> None:
+        """A file that had nothing more to do was deleted."""
+        for deed in self._files.pop(path, []):
+            if not (self.ever.get(deed.op_id) or self._reported(deed) or self.damaged):
+                self.violated(f"{path} was deleted before write {deed.n} ({deed.op_id}) was applied")
+            deed.lost = "discarded"
 
     def _allow(self, prefix: str, excuse: str) -> None:
         for path in self._files:
@@ -248,6 +268,10 @@ class Oracle:
     def executed(self, store: MemoryStore, before: int, *, late: bool) -> None:
         """The server carried out a request; its log had `before` entries until then."""
         changes = store.changes()[before:]
+        if self.damaged:
+            for change in changes:
+                self._note(change)
+            return
         if not changes:
             return
         lineage = changes[-1].lineage
@@ -287,7 +311,7 @@ class Oracle:
             if change.kind != "blank":
                 self.violated(f"{change.op_id} was rejected ({deed.receipt.reason}), and then applied to {change.key}")
         age = self._simulation.now - deed.at
-        same_boot = deed.machine.clock.boot_id == deed.boot
+        same_boot = deed.machine.clock.boot_id == deed.boot and not self.copied
         if change.result == STALE and self.sent[change.op_id] == 1 and age < 1.9 and same_boot and not late:
             self.violated(f"{change.op_id} was dropped as stale {age:.3f} s after it was made")
         self._judge_time(change, deed)
@@ -322,7 +346,7 @@ class Oracle:
 
     def _check_lifetime(self, deed: Deed, ttl: int, left: Any, *, late: bool) -> None:
         same_boot = deed.machine.clock.boot_id == deed.boot
-        if late or not (same_boot or deed.machine.jumps == deed.jumps):
+        if late or self.copied or not (same_boot or deed.machine.jumps == deed.jumps):
             return
         wanted = ttl / 1000 - (self._simulation.now - deed.at)
         if abs(left / 1000 - wanted) > LIVE_SECONDS + 1.0:
@@ -332,6 +356,8 @@ class Oracle:
 
     def finish(self, store: MemoryStore) -> None:
         """Everything has settled: judge what is stored."""
+        if self.damaged:
+            return
         log = store.changes()
         place = {change.op_id: at for at, change in enumerate(log)}
         for deed in self.deeds.values():
@@ -346,6 +372,10 @@ class Oracle:
             self._check_tokens(key, value)
 
     def _reported(self, deed: Deed) -> bool:
+        """Whether some process said that this was lost, or everything before what it said was."""
+        first_of = {name: begin for name, begin in self._begins.items() if begin[0] == deed.path}
+        if any(first == 1 and name in first_of and deed.n < first_of[name][1] for name, first, _ in self._passed):
+            return True
         return any(
             lineage == name and first <= seq <= last
             for name, first, last in self._passed

@@ -74,6 +74,9 @@ class Machine:
         except (JournalFull, Dead):
             process.kill()
             return None
+        except BaseException:
+            process.kill()
+            raise
         return process
 
     def lose_power(self) -> None:
@@ -212,11 +215,15 @@ class SimulatedShelf(Shelf):
     def _name(self, journal: Journal) -> str:
         return journal.path.rsplit("/", 1)[1]
 
-    def replace(self, journal: Journal, reason: str) -> Journal:
-        """See `Shelf.replace`."""
+    def retire(self, journal: Journal, reason: str) -> None:
+        """See `Shelf.retire`."""
         with contextlib.suppress(RemanenceError):
             journal.database.close()
         self._set_aside(self._name(journal), reason)
+
+    def replace(self, journal: Journal, reason: str) -> Journal:
+        """See `Shelf.replace`."""
+        self.retire(journal, reason)
         return self._made()
 
     def release(self, journal: Journal, *, discard: bool = False) -> None:
@@ -224,6 +231,7 @@ class SimulatedShelf(Shelf):
         journal.close()
         name = self._name(journal)
         if discard:
+            self._process.world.oracle.discarded(journal.path)
             self._disk.delete(name)
         self._machine.locks.pop(name, None)
 
