@@ -150,7 +150,7 @@ import asyncio, json, os, signal, sys, warnings
 warnings.simplefilter("ignore")
 from arshai.agents.hub.working_memory import WorkingMemoryAgent
 from arshai.core.interfaces.iagent import IAgentInput
-from remanence.sync.conversations import RedisWorkingMemoryManager
+from remanence import RedisWorkingMemoryManager
 
 class Model:
     async def chat(self, asked):

@@ -128,15 +128,16 @@ def test_the_proof_notices(
     assert bool(result.faults) is (fault not in ("none", "session"))
 
 
-def test_what_cannot_be_done_is_said(talks: Path, tmp_path: Path):
+def test_what_cannot_be_done_is_said(example: ModuleType, talks: Path, tmp_path: Path):
     empty = tmp_path / "empty"
     empty.mkdir()
-    assert (started(empty).returncode, started(empty).stdout) == (2, "")
-    assert "0 session(s)" in started(empty).stderr
-    (empty / "x.json").write_text("[]")
     refused = started(empty)
-    assert (refused.returncode, refused.stderr.count("\n")) == (2, 1)
-    assert "holds no conversations" in refused.stderr
+    assert (refused.returncode, refused.stdout, refused.stderr.count("\n")) == (2, "", 1)
+    assert "0 session(s)" in refused.stderr
+    (empty / "x.json").write_text("[]")
+    assert "holds no conversations" in example.unfit(empty, 1, 1.0)
     (empty / "x.json").write_text(json.dumps({"memories": [{"id": 1, "text": "a"}, {"id": 1, "text": "b"}]}))
-    assert "two messages of one id" in started(empty, "--processes", 1).stderr
-    assert "at least one process" in started(talks, "--processes", 0).stderr
+    assert "two messages of one id" in example.unfit(empty, 1, 1.0)
+    assert "at least one process" in example.unfit(talks, 0, 1.0)
+    assert "no negative time" in example.unfit(talks, 1, -1.0)
+    assert example.unfit(talks, 6, 0.0) == ""

@@ -27,7 +27,8 @@ from remanence.errors import (
     WrongKind,
 )
 from remanence.events import Event, RecordSkipped
-from remanence.faces.messages import LATE, PAGE, AsyncBaseMemory, BaseMemory, Message
+from remanence.faces.history import LATE, PAGE, Message
+from remanence.faces.messages import AsyncBaseMemory, BaseMemory
 from remanence.sync.messages import MemoryClient, MemoryClientSelector
 from remanence.testing.servers import Server, available_servers
 
@@ -262,19 +263,14 @@ def test_metadata_may_nest_as_deep_as_the_setting_says(make: Open):
 
 def test_many_at_once_in_every_form(memory: MemoryClient):
     moment = "2024-01-15T11:30:00+01:00"
-    memory.add_many(
-        "s",
-        (
-            each
-            for each in [
-                ("user", "a"),
-                ["assistant", "b", {"x": 1}],
-                {"role": "user", "content": "c", "metadata": None},
-                ("user", "d", None, moment),
-                {"role": "user", "content": "e", "timestamp": datetime.fromisoformat(moment)},
-            ]
-        ),
-    )
+    forms: list[Any] = [
+        ("user", "a"),
+        ["assistant", "b", {"x": 1}],
+        {"role": "user", "content": "c", "metadata": None},
+        ("user", "d", None, moment),
+        {"role": "user", "content": "e", "timestamp": datetime.fromisoformat(moment)},
+    ]
+    memory.add_many("s", (each for each in forms))
     found = memory.get("s")
     assert contents(found) == ["a", "b", "c", "d", "e"]
     assert found[1]["metadata"] == {"x": 1}
@@ -657,7 +653,7 @@ def test_message_and_lifetime_travel_together(fresh_server: Callable[..., Server
 
 def test_an_outage_is_not_noticed_by_those_who_remember(fresh_server: Callable[..., Server]):
     started = fresh_server(persistence="aof")
-    where = {"url": started.url, "backoff_most": 0.2, "deadline": 2.0}
+    where: dict[str, Any] = {"url": started.url, "backoff_most": 0.2, "deadline": 2.0}
     with MemoryClient(**where) as memory:
         memory.add_many("s", [("user", f"before {n}") for n in range(5)])
         memory.add("gone", "user", "x")

@@ -24,13 +24,13 @@ from typing import Any
 import pytest
 import redis
 
-from remanence.sync.conversations import InMemoryManager, RedisWorkingMemoryManager
+from remanence import InMemoryManager, RedisWorkingMemoryManager
 from remanence.testing.servers import Server
 
 IMPORTS = """
-from remanence.sync.conversations import RedisWorkingMemoryManager
-from remanence.faces.conversation_types import IMemoryInput, IWorkingMemory
-from remanence.faces.conversation_types import ConversationMemoryType
+from remanence import RedisWorkingMemoryManager
+from remanence import IMemoryInput, IWorkingMemory
+from remanence import ConversationMemoryType
 """
 SIMPLE = """
 import os
@@ -494,13 +494,13 @@ def test_migration_from_in_memory(
             """Factory function for environment-specific memory manager."""
             environment = os.getenv("ENVIRONMENT", "development")
             if environment == "production":
-                from remanence.sync.conversations import RedisWorkingMemoryManager
+                from remanence import RedisWorkingMemoryManager
                 return RedisWorkingMemoryManager(
                     storage_url=os.getenv("REDIS_URL"),
                     ttl=86400
                 )
             else:
-                from remanence.sync.conversations import InMemoryManager
+                from remanence import InMemoryManager
                 return InMemoryManager(ttl=3600)
         llm_client = OpenAIClient(ILLMConfig(model="gpt-3.5-turbo"))
         memory_manager = create_memory_manager()
@@ -509,7 +509,7 @@ def test_migration_from_in_memory(
     manager = names["memory_manager"]
     assert type(manager) is (RedisWorkingMemoryManager if environment == "production" else InMemoryManager)
     assert manager.ttl == ttl
-    play("from remanence.sync.conversations import create_memory_manager as ours; made = ours()")
+    play("from remanence import create_memory_manager as ours; made = ours()")
     assert (type(names["made"]), names["made"].ttl) == (type(manager), ttl)
     for message in ("I'm Alice", "What's my name?"):
         given = names["IAgentInput"](message=message, metadata={"conversation_id": "conv_123"})

@@ -262,7 +262,8 @@ def same_bytes(model: MemoryStore, server: OnServer) -> None:
         key: b"%s%016d" % (etag.encode(), hlc) for key, ((etag, hlc), _) in dead.items()
     }
     told = [
-        f"{c.op_id} {c.lineage} {c.seq} {c.kind} {c.result} {server.keys.data(c.key)}" for c in model.changes()
+        f"{c.op_id} {c.lineage} {c.seq} {c.kind} {c.result} {server.keys.data(c.key)}"
+        for c in model.changes()
     ]
     assert server.log() == [entry.encode() for entry in told]
 

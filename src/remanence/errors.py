@@ -112,6 +112,8 @@ class ServerFull(Unavailable, redis.exceptions.OutOfMemoryError):
 class JournalFull(WorldError):
     """The local journal reached its limit or the disk is full. The write was not taken."""
 
+    answered = True  # it says nothing about the server
+
 
 class JournalUnusable(WorldError):
     """The journal's folder cannot be used: read-only, missing, or on a network file system."""

@@ -112,8 +112,12 @@ class Store(Protocol):
     """A place that holds records and lists, and remembers how far it has followed each lineage.
 
     `MemoryStore` is the specification; the contract suite in `remanence.testing.contract` holds every
-    store equal to it. Methods raise the `WorldError` family; what was under way is then unknown.
+store equal to it. Methods raise the `WorldError` family; what was under way is then unknown.
     """
+
+    @property
+    def generation(self) -> int:
+        """Another number when a new connection was made: what was known of the server may be outdated."""
 
     async def open(self, lineage: str, nonce: str, deadline: float) -> Watermark:
         """Begin a session: batches of `lineage` with another nonce are refused from now on."""

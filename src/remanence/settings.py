@@ -292,7 +292,8 @@ def _build(
             sources[name] = env
     if not chosen.get("url") and (address := _address(environ)):
         chosen["url"], sources["url"] = address, "REDIS_HOST"
-    if "backend" not in chosen and chosen.get("url"):
+    named = sources.get("url") == "argument" and sources.get("backend") != "argument"
+    if named or ("backend" not in chosen and chosen.get("url")):
         chosen["backend"], sources["backend"] = "redis", sources["url"]
     if chosen.get("backend") == "redis" and not chosen.get("url"):
         chosen["url"], sources["url"] = "redis://localhost:6379/0", "default of backend=redis"

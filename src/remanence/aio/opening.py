@@ -24,8 +24,10 @@ class AsyncOpened(Generic[F]):
 
     async def close(self, timeout: float | None = None) -> None:
         """Let pending writes go out for at most `timeout` seconds (`close_timeout`); the rest stays journalled."""
-        if released(self._engine):
-            await self._engine.close(timeout)
+        if not self.__dict__.get("_closed"):
+            self.__dict__["_closed"] = True
+            if released(self._engine):
+                await self._engine.close(timeout)
 
     aclose = close
 

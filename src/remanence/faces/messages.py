@@ -11,23 +11,19 @@ from datetime import UTC, datetime, timedelta
 from math import inf
 from typing import Any, Final
 
-from remanence.errors import CorruptRecord, InvalidArgument, InvalidSetting, InvalidValue
+from remanence.errors import InvalidArgument, InvalidSetting, InvalidValue
 from remanence.events import Event, RecordSkipped
 from remanence.faces.access import Face, ttl_ms
+from remanence.faces.history import PAGE, Message, Search
 from remanence.model import NEVER, Append, Delete, Reading
 from remanence.protocols import Ask, Gateway, Length, Lifetime, Tail
 from remanence.settings import Settings
 from remanence.wire import codec
 from remanence.wire.keys import final
 
-Message = dict[str, Any]
 Moment = datetime | str
 """A point in time with its zone: a datetime, or ISO 8601 text."""
 
-PAGE: Final = 256
-"""Messages read at a time where a part of a session is looked for from its end."""
-LATE: Final = 100
-"""So many messages in a row older than `since` end the search: fewer may be late ones of an outage."""
 PART: Final = 1000
 """Most messages in one write: bounds the time the server is held."""
 _MOST: Final = 1 << 40
@@ -221,15 +217,16 @@ class Messages(Face):
         While the server is away a long session's answer is its end: the last 500 messages and own ones.
         """
         key, most = self.key_of(session_id), _limit(limit)
-        search = _Search(key, most, _bound(since, "since"), _bound(before, "before"))
+        search = Search(key, most, _bound(since, "since"), _bound(before, "before"))
         if search.since is None and search.before is None:
             told = await self._told(Tail(key, -most, -1))
-            if search.take(told.value, 0) and not search.skipped:
+            search.take(told.value, 0)
+            if not search.skipped:
                 return Reading(search.found, told.source, told.as_of)
-            search = _Search(key, most)  # once more, where each entry's position is known
+            search = Search(key, most)  # once more, where each entry's position is known
         return await self._searched(search)
 
-    async def _searched(self, search: "_Search") -> Reading[list[Message]]:
+    async def _searched(self, search: Search) -> Reading[list[Message]]:
         """Look page by page from the end, by positions that others' appending does not move."""
         told = await self._told(Length(search.key))
         stop = told.value
@@ -273,78 +270,6 @@ class Messages(Face):
             found |= dict.fromkeys(key[len(self._prefix) :] for key in keys if len(key) > len(self._prefix))
             if not cursor or len(found) >= most:
                 return list(found)[:most]
-
-
-class _Search:
-    """What was found so far, from the end of a session towards its beginning."""
-
-    def __init__(
-        self, key: str, most: int, since: datetime | None = None, before: datetime | None = None
-    ) -> None:
-        self.key = key
-        self.since = since
-        self.before = before
-        self.skipped: list[tuple[int, str]] = []
-        self._most = most
-        self._backwards: list[Message] = []
-        self._older = 0
-
-    @property
-    def found(self) -> list[Message]:
-        """The messages, oldest first."""
-        return self._backwards[::-1]
-
-    @property
-    def complete(self) -> bool:
-        """Whether nothing further back is wanted."""
-        return len(self._backwards) >= self._most or self._older >= LATE
-
-    def take(self, items: Sequence[bytes], start: int) -> bool:
-        """Look at the items from position `start`, last first. Returns True, to be used in a condition."""
-        for position in range(len(items) - 1, -1, -1):
-            if self.complete:
-                break
-            try:
-                message = _parsed(items[position], self.key)
-            except CorruptRecord as error:
-                self.skipped.append((start + position, str(error)))
-            else:
-                self._judge(message)
-        return True
-
-    def _judge(self, message: Message) -> None:
-        if self.since is None and self.before is None:
-            self._backwards.append(message)
-            return
-        made = _made(message)
-        if made is None:
-            return
-        if self.since is not None and made < self.since:
-            self._older += 1
-            return
-        self._older = 0
-        if self.before is None or made < self.before:
-            self._backwards.append(message)
-
-
-def _parsed(item: bytes, key: str) -> Message:
-    """An entry as a message; raises `CorruptRecord` for anything else."""
-    try:
-        message = codec.decode(item, key)
-    except CorruptRecord:
-        raise CorruptRecord("it is not JSON text") from None
-    if not isinstance(message, dict) or not isinstance(message.get("role"), str) or "content" not in message:
-        raise CorruptRecord("it is no message with a role and a content")
-    return message
-
-
-def _made(message: Message) -> datetime | None:
-    """When a message was made, None where it does not say. Without a zone: UTC."""
-    try:
-        made = datetime.fromisoformat(message["timestamp"])
-        return (made if made.tzinfo else made.replace(tzinfo=UTC)).astimezone(UTC)
-    except (KeyError, TypeError, ValueError, OverflowError):
-        return None
 
 
 # --- arguments ----------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ edit with a path, applied to whatever the value is by then, so that no concurren
 
 from collections.abc import AsyncIterator, Callable
 from datetime import timedelta
+from functools import lru_cache
 from typing import Any, Final
 
 from remanence.errors import (
@@ -45,12 +46,12 @@ class State(Face):
         self._prefix = final(settings.redis_prefix, "redis_prefix", limit=limit)
         if conversation is not None:
             self._prefix += component(conversation, "conversation_id", limit=limit) + ":"
+        self._name_bytes = max(1, limit - len(self._prefix.encode()))
 
     def key_of(self, name: str) -> str:
         """The key of a name's value, as `redis-cli` sees it in the default namespace."""
-        limit = max(1, self._settings.key_bytes - len(self._prefix.encode()))
-        part = component if self._shared else final
-        return self._prefix + part(name, "the name of a value", limit=limit)
+        spelled = _spelled if type(name) is str else _spelled.__wrapped__  # others have hashes of their own
+        return spelled(self._prefix, name, self._shared, self._name_bytes)
 
     def _name(self, key: str) -> str | None:
         """The name behind a key; None for the keys of other faces under the same prefix."""
@@ -279,6 +280,13 @@ class Editor:
     async def reverse(self) -> None:
         """Turn the list round."""
         await self._do("reverse")
+
+
+@lru_cache(maxsize=1024)
+def _spelled(prefix: str, name: str, shared: bool, limit: int) -> str:
+    """The key of a name, remembered: a memory's names are few and used again and again."""
+    part = component if shared else final
+    return prefix + part(name, "the name of a value", limit=limit)
 
 
 class _Missing:

@@ -13,6 +13,8 @@ One drain belongs to one journal. Its owner sees to it that only one caller at a
 
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from typing import Any
 
 import msgspec
 
@@ -71,8 +73,9 @@ class Drain:
         settings: Settings,
         tell: events.Events,
         settled: Callable[[Sequence[Settled]], None],
+        mutex: AbstractContextManager[Any],
     ) -> None:
-        """`settled` is called with what became of rows, in order, once each."""
+        """`settled` is called with what became of rows, in order, once each. `mutex` guards the journal."""
         self.journal = journal
         self.known = known
         self.opened = False
@@ -84,8 +87,9 @@ class Drain:
         self._settings = settings
         self._tell = tell
         self._settled = settled
-        self._mutex = runtime.mutex()
+        self._mutex = mutex
         self._nonce = ""
+        self._generation = -1
         self._dated: dict[str, tuple[int, int]] = {}
         self._recent: deque[Row] = deque()
         self._recent_bytes = 0
@@ -121,9 +125,18 @@ class Drain:
         for lineage in lineages:
             before = self._runtime.boottime()
             mark = await self._store.open(lineage.name, self._nonce, deadline)
+            if lineage is lineages[0]:
+                self._generation = self._store.generation
             self._hear_clock(mark, before)
             await self._compare(lineage, mark, deadline)
         self.opened = True
+
+    @property
+    def unsure(self) -> bool:
+        """Whether the server may have forgotten something since it was last asked."""
+        return not (self.opened and self._generation == self._store.generation) and any(
+            lineage.kept for lineage in self.journal.lineages
+        )
 
     def _hear_clock(self, mark: Watermark, before: float) -> None:
         if mark.clock:
@@ -132,11 +145,12 @@ class Drain:
 
     async def _compare(self, lineage: Lineage, mark: Watermark, deadline: float) -> None:
         """Decide by the watermark what the store still has of a lineage."""
+        seq = mark.seq
         with self._mutex:
-            seq = mark.seq
-            same = seq <= lineage.count and (
-                seq == 0 or seq < lineage.pruned or self.journal.op_id(lineage, seq) == mark.op_id
-            )
+            same = self._same(lineage, mark)
+            if not same:  # unless another process writes to this very file, and the server heard it first
+                self.journal.refresh()
+                same = self._same(lineage, mark)
         if not same:
             await self._diverged(lineage, mark, deadline)
             return
@@ -146,6 +160,12 @@ class Drain:
             self._rewind(lineage, seq)
         elif seq > lineage.acked:
             self._learn(lineage, mark, seq)
+
+    def _same(self, lineage: Lineage, mark: Watermark) -> bool:
+        """Whether the last write the store has of a lineage is one that our file has in that place."""
+        return mark.seq <= lineage.count and (
+            mark.seq == 0 or mark.seq < lineage.pruned or self.journal.op_id(lineage, mark.seq) == mark.op_id
+        )
 
     async def _pass_over(self, lineage: Lineage, seq: int, deadline: float) -> None:
         """The store lost more than is kept here: say so and go on with what there is."""
@@ -216,6 +236,7 @@ class Drain:
             if lineage is None:
                 return 0
             rows = self._rows(lineage, self._settings.batch_ops)
+            self._tell_unreadable()
             intents = [self._intent(lineage, row) for row in rows]
             wanted = [key for key in needed([row.write for row in rows]) if key not in self._documents]
         if wanted:
@@ -254,6 +275,11 @@ class Drain:
                 found.append(row)
             return found
         return self.journal.rows(lineage, after, most, size)
+
+    def _tell_unreadable(self) -> None:
+        while self.journal.unreadable:
+            row = self.journal.unreadable.pop()
+            self._tell.tell(events.DeadLettered(row.write.key, row.op_id, "its row in the journal cannot be read"))
 
     def _intent(self, lineage: Lineage, row: Row) -> Intent:
         seq = row.n - lineage.first + 1
@@ -354,13 +380,12 @@ class Drain:
         """Keep what the store now holds of the key, as far as the reply tells."""
         write, wall = row.write, self._runtime.wall()
         expires = None if lifetime(write) <= 0 else row.wall + lifetime(write) / 1000
-        if code != OK or resolution is None:
+        if code == OK and isinstance(write, Append):
+            self.known.extend(write.key, row.n, write.items, wall, expires)
+        elif code != OK or resolution is None:
             self._documents.pop(write.key, None)
             if code != OK and not isinstance(write, Append):
                 self.known.forget([write.key])
-            return
-        if isinstance(write, Append):
-            self.known.extend(write.key, row.n, write.items, wall, expires)
         elif resolution.after is not None:
             self._cache(write.key, resolution.after)
             self.known.put(write.key, Knowledge(row.n, resolution.after, wall, expires))

@@ -8,13 +8,14 @@ Applied rows stay for a while: a server that forgets is told again.
 
 import contextlib
 import hashlib
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import msgspec
 
-from remanence.errors import RemanenceError
+from remanence.errors import JournalFull, RemanenceError
 from remanence.model import Blank, Put, Write
 from remanence.protocols import Runtime
 from remanence.wire.sqlite import AlreadyThere, Database, FileDamaged
@@ -53,6 +54,11 @@ class Lineage:
     def pending(self) -> int:
         """Writes the server does not have yet."""
         return self.count - self.acked
+
+    @property
+    def kept(self) -> int:
+        """Writes that are still in the file, applied or not."""
+        return self.count - self.pruned
 
     def row(self, seq: int) -> int:
         """The row number of write `seq`."""
@@ -93,6 +99,8 @@ class Journal:
         if not self.lineages or self.active.print != fingerprint:
             self._begin(fingerprint)
         self._indexed = self._value("indexed", 0)
+        self.unreadable: list[Row] = []
+        """Rows that were found unreadable and set aside, for whoever tells of it to take."""
         self.pending_bytes = self._measure()
         self.retained_bytes = int(self._database.run("SELECT coalesce(sum(length(write)), 0) FROM rows")[0][0])
 
@@ -204,8 +212,20 @@ class Journal:
 
     def _resume(self) -> None:
         last = self._database.run("SELECT coalesce(max(n), 0) FROM rows")[0][0]
-        self.active.count = last - self.active.first + 1
+        self.active.count = max(self.active.count, last - self.active.first + 1)
         self.pending_bytes = self._measure()
+
+    def refresh(self) -> None:
+        """Take in what another process did to this very file: rows it added, rows it forgot."""
+        pruned = {
+            name: (upto, op_id)
+            for name, upto, op_id in self._database.run("SELECT name, pruned, pruned_id FROM lineages")
+        }
+        for lineage in self.lineages:
+            upto, op_id = pruned.get(lineage.name, (0, ""))
+            if upto > lineage.pruned:
+                lineage.pruned, lineage.pruned_id, lineage.acked = upto, op_id, max(lineage.acked, upto)
+        self._resume()
 
     # --- reading --------------------------------------------------------------------------------
 
@@ -217,7 +237,7 @@ class Journal:
             "SELECT n, op_id, hlc, write, wall, boot FROM rows WHERE n BETWEEN ? AND ? ORDER BY n LIMIT ?",
             (lineage.row(after + 1), lineage.end, most),
         ):
-            row = _row(raw)
+            row = self._read(raw)
             total += row.size
             if found and total > size:
                 break
@@ -226,15 +246,35 @@ class Journal:
 
     def rows_of(self, key: str, after: int) -> list[Row]:
         """Every kept row of a key behind row number `after` that was not refused, in order."""
-        self._index()
+        found = "SELECT n FROM by_key WHERE key = ? AND n > ?"
+        try:
+            self._index()
+        except JournalFull:  # no room for the index: look at every row
+            found = "SELECT n FROM rows WHERE key = ? AND n > ?"
         return [
-            _row(raw)
+            self._read(raw)
             for raw in self._database.run(
-                "SELECT n, op_id, hlc, write, wall, boot FROM rows WHERE n IN "
-                "(SELECT n FROM by_key WHERE key = ? AND n > ?) AND n NOT IN (SELECT n FROM outcomes) ORDER BY n",
+                "SELECT n, op_id, hlc, write, wall, boot FROM rows "
+                f"WHERE n IN ({found}) AND n NOT IN (SELECT n FROM outcomes) ORDER BY n",
                 (key, after),
             )
         ]
+
+    def _read(self, raw: Sequence[Any]) -> Row:
+        """A row; one that cannot be read becomes a dead letter, and its place in the order is empty."""
+        try:
+            return _row(raw)
+        except FileDamaged as error:
+            n, op_id, hlc, data, wall, boot = raw
+            key = self._database.run("SELECT key FROM rows WHERE n = ?", (n,))[0][0]
+            row = Row(n, op_id, hlc, Blank(key), wall, boot, len(data))
+            self.record(row, "dead", str(error), data)
+            self.unreadable.append(row)
+            return row
+
+    def keys_behind(self, n: int) -> set[str]:
+        """The keys of all rows behind row number `n`."""
+        return {row[0] for row in self._database.run("SELECT key FROM rows WHERE n > ?", (n,))}
 
     def is_pending(self, n: int) -> bool:
         """Whether the server does not have row `n` yet."""
@@ -243,11 +283,15 @@ class Journal:
 
     def last_writes(self, prefix: str) -> list[Write]:
         """The last kept write of each key that begins with `prefix`."""
-        self._index()
+        table = "by_key"
+        try:
+            self._index()
+        except JournalFull:  # as in `rows_of`
+            table = "rows"
         return [
-            _write(row[0])
-            for row in self._database.run(
-                "SELECT write FROM rows WHERE n IN (SELECT max(n) FROM by_key "
+            self._read(raw).write
+            for raw in self._database.run(
+                f"SELECT n, op_id, hlc, write, wall, boot FROM rows WHERE n IN (SELECT max(n) FROM {table} "
                 "WHERE key >= ? AND substr(key, 1, ?) = ? GROUP BY key) AND n NOT IN (SELECT n FROM outcomes)",
                 (prefix, len(prefix), prefix),
             )
@@ -333,12 +377,13 @@ class Journal:
         self._begin(self.active.print)
         return self.active.name
 
-    def record(self, row: Row, kind: str, reason: str) -> None:
+    def record(self, row: Row, kind: str, reason: str, data: bytes | None = None) -> None:
         """Keep a write without effect for people to see; its place in the order is empty from now on.
 
         A server that forgets would otherwise be sent what its writer was told had been refused.
         """
-        key, data, nothing = row.write.key, _encode(row.write), _encode(Blank(row.write.key))
+        key, nothing = row.write.key, _encode(Blank(row.write.key))
+        data = _encode(row.write) if data is None else data
         with self._database.transaction():
             self._database.run(
                 "INSERT OR REPLACE INTO outcomes VALUES (?, ?, ?, ?, ?, ?, ?)",
@@ -418,6 +463,13 @@ class Journal:
         lineage.pruned, lineage.pruned_id = upto, op_id
         self.retained_bytes -= size
         return removed
+
+    def make_room(self) -> None:
+        """The disk is full: give up what is only kept against a server that forgets."""
+        with contextlib.suppress(JournalFull):
+            self._database.checkpoint()  # first, for even deleting needs room in the write-ahead log
+            while self.prune(math.inf, 0, chunk=100):
+                self._database.checkpoint()
 
     def coalesce(self, window: int = 20_000) -> int:
         """Empty pending puts that the next write of the same key replaces; how many.

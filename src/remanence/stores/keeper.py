@@ -8,7 +8,7 @@ import contextlib
 from typing import TYPE_CHECKING
 
 from remanence import events
-from remanence.errors import RemanenceError, WorldError
+from remanence.errors import JournalFull, RemanenceError, WorldError
 from remanence.protocols import Lifetime, Task
 from remanence.stores.drain import Drain
 
@@ -61,9 +61,13 @@ class Keeper:
                 return
             try:
                 await self._tend()
+            except JournalFull:
+                continue  # the disk has no room for what we know: the next second may have, and writers are told
             except RemanenceError as error:
-                # the keeper must outlive any fault it meets; the fault is told and tried again later
                 self._owner.lost(error if isinstance(error, WorldError) else WorldError(str(error)))
+            except Exception as error:
+                # a fault of ours: told and tried again, for without a keeper nothing would ever be sent
+                self._owner.lost(WorldError(f"a fault inside ({type(error).__name__}): please report it"))
 
     def _pause(self) -> float:
         """How long nothing needs doing unless somebody wakes us."""
@@ -179,7 +183,8 @@ class Keeper:
             if owner.closed:
                 return
             if self._due("_remembered", min(REMEMBER_SECONDS, owner.settings.retain)):
-                self.remember()
+                with contextlib.suppress(JournalFull):  # old rows must go all the same
+                    self.remember()
             before = self._runtime.wall() - owner.settings.retain
             for drain in [owner.drain, *owner.adopted]:
                 drain.journal.save()

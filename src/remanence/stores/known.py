@@ -14,6 +14,8 @@ from remanence.wire.sqlite import Database
 
 TAIL_ITEMS = 500
 """Items of a list's end that are remembered: several context windows of messages."""
+LEAST = 200
+"""About how many bytes an entry takes in memory beside what is in it."""
 _encoder = msgspec.msgpack.Encoder()
 
 
@@ -58,9 +60,8 @@ class _Growing(msgspec.Struct):
     wall: float = 0.0
     expires: float | None = None
 
-    def add(self, items: Sequence[bytes]) -> int:
-        """Items at the end; by how many bytes it grew."""
-        before = self.size
+    def add(self, items: Sequence[bytes]) -> None:
+        """Items at the end."""
         self.items.extend(items)
         self.size += _bytes(items)
         if self.length >= 0:
@@ -68,7 +69,6 @@ class _Growing(msgspec.Struct):
         if len(self.items) > 2 * TAIL_ITEMS:  # now and then: it costs as much as copying
             self.size -= _bytes(self.items[:-TAIL_ITEMS])
             del self.items[:-TAIL_ITEMS]
-        return self.size - before
 
     def told(self) -> Knowledge:
         """What it is now."""
@@ -86,6 +86,7 @@ class Known:
         self._budget = budget
         self._size = 0
         self._entries: OrderedDict[str, Knowledge | _Growing] = OrderedDict()
+        self._sizes: dict[str, int] = {}
         self._dirty: set[str] = set()
         self._ageless: set[str] = set()
 
@@ -118,17 +119,20 @@ class Known:
     def put(self, key: str, knowledge: Knowledge) -> None:
         """Remember, newest last; what no longer fits in memory goes to disk."""
         if self._records:
-            self._hold(key, knowledge)
+            self._hold(key, knowledge, _size(knowledge.entry))
             if self._size > self._budget:
                 self._fit()
 
-    def _hold(self, key: str, held: Knowledge | _Growing) -> None:
-        before = self._entries.pop(key, None)
-        if before is not None:
-            self._size -= _size(before)
+    def _hold(self, key: str, held: Knowledge | _Growing, size: int) -> None:
+        self._size += size - self._sizes.get(key, 0)
+        self._sizes[key] = size
         self._entries[key] = held
+        self._entries.move_to_end(key)
         self._dirty.add(key)
-        self._size += _size(held)
+
+    def _release(self, key: str) -> None:
+        if self._entries.pop(key, None) is not None:
+            self._size -= self._sizes.pop(key)
 
     def _fit(self) -> None:
         """Let the oldest go from memory until the rest is within the budget."""
@@ -136,33 +140,30 @@ class Known:
             oldest = next(iter(self._entries))
             if oldest in self._dirty:
                 self.save([oldest])
-            self._size -= _size(self._entries.pop(oldest))
+            self._release(oldest)
 
     def extend(self, key: str, n: int, items: Sequence[bytes], wall: float, expires: float | None) -> None:
         """Own items were appended to the list by row `n`."""
         if self._records == 0:
             return
         growing = self._growing(key)
-        self._size += growing.add(items)
+        if n <= growing.n:
+            return  # in it already: a server that forgot was sent the row again
+        growing.add(items)
         growing.n, growing.wall, growing.expires = n, wall, expires
+        self._hold(key, growing, LEAST + growing.size)
         if self._size > self._budget:
             self._fit()
 
     def _growing(self, key: str) -> _Growing:
-        """The list at `key` as the newest entry, ready to grow."""
+        """What is known of the list at `key`, ready to grow."""
         held = self._entries.get(key)
-        if not isinstance(held, _Growing):
-            before = self.get(key)
-            held = _to_grow(before.entry if before is not None else None)
-        self._hold(key, held)
-        return held
+        return held if isinstance(held, _Growing) else _to_grow(self.get(key))
 
     def forget(self, keys: Sequence[str]) -> None:
         """Drop entries whose basis is gone."""
         for key in keys:
-            before = self._entries.pop(key, None)
-            if before is not None:
-                self._size -= _size(before)
+            self._release(key)
             self._dirty.discard(key)
         self._database.many("DELETE FROM known WHERE key = ?", [(key,) for key in keys])
 
@@ -208,20 +209,19 @@ def _told(held: Knowledge | _Growing) -> Knowledge:
     return held.told() if isinstance(held, _Growing) else held
 
 
-def _to_grow(entry: Entry | None) -> _Growing:
+def _to_grow(before: Knowledge | None) -> _Growing:
     """What is known of a list before items are added; of anything else, that only those will be known."""
+    if before is None:
+        return _Growing([], -1, 0)
+    entry = before.entry
     if isinstance(entry, ListTail):
-        return _Growing(list(entry.items), entry.length, _bytes(entry.items))
-    nothing_there = isinstance(entry, Document) and entry.body is None
-    return _Growing([], 0 if nothing_there else -1, 0)
+        return _Growing(list(entry.items), entry.length, _bytes(entry.items), before.n)
+    return _Growing([], 0 if entry.body is None else -1, 0, before.n)
 
 
-def _size(held: Knowledge | _Growing) -> int:
-    """About how many bytes it takes in memory."""
-    if isinstance(held, _Growing):
-        return 200 + held.size
-    entry = held.entry
-    return 200 + (len(entry.body or b"") if isinstance(entry, Document) else _bytes(entry.items))
+def _size(entry: Entry) -> int:
+    """About how many bytes an entry takes in memory."""
+    return LEAST + (len(entry.body or b"") if isinstance(entry, Document) else _bytes(entry.items))
 
 
 def _bytes(items: Sequence[bytes]) -> int:

@@ -61,6 +61,9 @@ class MemoryStore:
     No method ever waits. `mutex` is held around each one where several threads share the store.
     """
 
+    generation = 0
+    """There is no connection that could be another server's."""
+
     def __init__(
         self,
         clock: Callable[[], float],

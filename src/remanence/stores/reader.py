@@ -53,11 +53,17 @@ class Reader:
         """Answers, from the store where it answers by `limit`, else from here."""
         owner = self._owner
         for attempt in (1, 2):
+            await owner.assure(limit)
             if not owner.contact.readable:
                 break
             try:
+                readings = await self._from_store(asks, limit)
+                if not owner.drain.unsure:
+                    return readings
+                await owner.assure(limit)  # it went over a new connection: to a server that forgot?
                 return await self._from_store(asks, limit)
             except WorldError as error:
+                owner.drain.opened = False
                 stale_link = attempt == 1 and owner.contact.ready
                 if stale_link and not isinstance(error, DeadlineExceeded | Misconfigured):
                     continue  # the server may just have restarted: one more try on a new connection
@@ -82,12 +88,14 @@ class Reader:
         return await self._overlaid(asks, late, drains, limit)
 
     def _pending(self, drains: Sequence[Drain], key: str) -> list[_Pending]:
-        return [
-            (drain, row)
-            for drain in drains
-            for row in drain.journal.rows_of(key, 0)
-            if drain.journal.is_pending(row.n)
-        ]
+        return _once(
+            [
+                (drain, row)
+                for drain in drains
+                for row in drain.journal.rows_of(key, 0)
+                if drain.journal.is_pending(row.n)
+            ]
+        )
 
     async def _overlaid(
         self, asks: Sequence[Ask], late: dict[str, list[_Pending]], drains: Sequence[Drain], limit: float
@@ -129,10 +137,13 @@ class Reader:
         with owner.mutex:
             known = owner.drain.known
             unchanged = owner.journal.active.end == at
+            late = set() if unchanged else owner.journal.keys_behind(at)
             for ask, each in zip(asks, told, strict=True):
+                if ask.key in late:
+                    continue  # a write of ours may or may not be in this answer: nobody can say up to which
                 if isinstance(ask, Fetch) and (each is None or isinstance(each, Record)):
                     known.heard(ask.key, Knowledge(at, of_record(each), wall))
-                elif isinstance(ask, Tail) and isinstance(each, list) and ask.stop == -1 and unchanged:
+                elif isinstance(ask, Tail) and isinstance(each, list) and ask.stop == -1:
                     known.heard(ask.key, Knowledge(at, _list_tail(ask, each), wall))
 
     # --- from here ------------------------------------------------------------------------------
@@ -150,7 +161,12 @@ class Reader:
     def _folded(self, key: str, knowledge: Knowledge | None) -> View:
         """What is known with own later writes over it, going on from the last such answer where it holds."""
         owner = self._owner
-        others = [(drain, row) for drain in owner.adopted for row in drain.journal.rows_of(key, 0)]
+        others = [
+            (drain, row)
+            for drain in owner.adopted
+            for row in drain.journal.rows_of(key, 0)
+            if knowledge is None or drain.journal.is_pending(row.n)  # else what is known may have it in it
+        ]
         basis = (id(owner.drain), knowledge, [owner.tell.counters.get(name, 0) for name in REFUSALS])
         before = None if others else self._folds.pop(key, None)
         if before is not None and before.basis == basis and before.holds(owner.runtime.boottime()):
@@ -158,7 +174,7 @@ class Reader:
         else:
             view, after = self._known_view(key, knowledge), knowledge.n if knowledge else 0
         own = [(owner.drain, row) for row in owner.journal.rows_of(key, after)]
-        fold(view, self._late([*others, *own]))
+        fold(view, self._late(_once([*others, *own]) if others else own))
         if not others:
             self._folds[key] = Folded(owner.journal.active.end, basis, view, owner.runtime.boottime())
             if len(self._folds) > FOLDS:
@@ -217,6 +233,11 @@ class Reader:
                 for write in drain.journal.last_writes(prefix):
                     found[write.key] = not isinstance(write, Delete)
             return found
+
+
+def _once(rows: Sequence[_Pending]) -> list[_Pending]:
+    """Each write once: a journal and its copy hold the same."""
+    return list({row.op_id: (drain, row) for drain, row in reversed(rows)}.values())[::-1]
 
 
 def _raised(told: Told) -> Any:

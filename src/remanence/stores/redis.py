@@ -153,9 +153,16 @@ class RedisStore:
         watermark_ttl: float = 2592000.0,
     ) -> None:
         """`pool` links for reads beside the one for writes; lifetimes in seconds."""
+        self.generation = 0
+
+        async def counted(deadline: float) -> Link:
+            link = await connect(deadline)
+            self.generation += 1
+            return link
+
         self._keys = keyspace
-        self._writer = LinkPool(connect, runtime, 1)
-        self._readers = LinkPool(connect, runtime, pool)
+        self._writer = LinkPool(counted, runtime, 1)
+        self._readers = LinkPool(counted, runtime, pool)
         self._log_length = str(log_length)
         self._tombstone_ms = str(int(tombstone_ttl * 1000))
         self._watermark_ms = str(int(watermark_ttl * 1000))

@@ -100,6 +100,7 @@ class ResilientStore:
             self.settings,
             self.tell,
             lambda settled: self._settle(journal, settled),
+            self.mutex,
         )
 
     def adopt(self, journal: Journal) -> Drain:
@@ -112,6 +113,7 @@ class ResilientStore:
             self.settings,
             self.tell,
             lambda settled: None,  # whoever waited for these has ended
+            self.mutex,
         )
         self.adopted.append(drain)
         return drain
@@ -205,11 +207,13 @@ class ResilientStore:
     def _append(self, entries: Sequence[tuple[str, int, Write]]) -> list[Row]:
         try:
             return self.journal.append(entries)
+        except JournalFull:
+            self.journal.make_room()
         except FileDamaged as error:
             if self.settings.on_corrupt == "raise":
                 raise
             self._replace_journal(error)
-            return self.journal.append(entries)
+        return self.journal.append(entries)
 
     def _replace_journal(self, error: FileDamaged) -> None:
         """Go on with a new journal. What waits in the damaged one may be lost: its callers are told."""
@@ -326,7 +330,7 @@ class ResilientStore:
         """Handshake if needed and send one batch; False when the store is away."""
         for attempt in (1, 2):
             try:
-                if not drain.opened:
+                if not drain.opened or drain.unsure:
                     await drain.handshake(deadline)
                 await drain.send(deadline)
                 self.reached()
@@ -348,6 +352,19 @@ class ResilientStore:
                 drain.opened = False
                 raise
         return False
+
+    async def assure(self, limit: float) -> None:
+        """Before the server is believed: let it be asked whether it forgot anything, where that is in doubt."""
+        while self.drain.unsure and self.contact.readable and self.runtime.monotonic() < limit:
+            asker = object()
+            try:
+                if self.take_lead(asker):
+                    await self.lead(limit, asker)
+                    return
+                await self.runtime.sleep(0.001)  # whoever leads now asks first
+            except BaseException:
+                self.pass_on(asker)
+                raise
 
     def pass_on(self, leader: object) -> None:
         """Let somebody else lead; nothing happens where `leader` does not any more."""
@@ -491,7 +508,7 @@ class ResilientStore:
             raise
 
     async def _flush(self, limit: float, leader: Ticket) -> bool:
-        while self.journal.pending:
+        while self.journal.pending or (self.drain.unsure and self.contact.available):
             if self.runtime.monotonic() >= limit:
                 return False
             if self.contact.available and self.take_lead(leader):

@@ -26,6 +26,9 @@ class SQLiteStore:
     opened anew by whoever needs it, because SQLite's locks do not survive one.
     """
 
+    generation = 0
+    """There is no connection that could be another server's."""
+
     def __init__(
         self,
         database: str | Path | Callable[[], Database],

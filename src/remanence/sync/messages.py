@@ -9,7 +9,24 @@ from remanence.settings import Options
 from remanence.sync.opening import Opened, blocking
 
 
-class MemoryClient(Opened[Messages], BaseMemory):
+class _Calls(Opened[Messages]):
+    """The calls of `Messages` on the caller's thread.
+
+    Apart from the client, in whose body type checkers would give them the narrower signatures of its base.
+    """
+
+    add = blocking(Messages.add)
+    add_many = blocking(Messages.add_many)
+    get = blocking(Messages.get)
+    read = blocking(Messages.read)
+    clear = blocking(Messages.clear)
+    exists = blocking(Messages.exists)
+    count = blocking(Messages.count)
+    ttl = blocking(Messages.ttl)
+    sessions = blocking(Messages.sessions)
+
+
+class MemoryClient(_Calls, BaseMemory):
     """The messages of sessions, oldest first, each session with a lifetime that slides with every message.
 
     >>> with MemoryClient(backend="memory") as memory:
@@ -38,17 +55,6 @@ class MemoryClient(Opened[Messages], BaseMemory):
         settings, ttl = opened(host, port, password, db, session_ttl, key_prefix, dict(options))
         self._engine = shared_blocking(settings)
         self._face = Messages(lambda: self._engine.gateway, settings, ttl, self._engine.events.tell)
-
-    _add = blocking(Messages.add)
-    add = _add  # in two steps: given the base's narrower signature, mypy would not infer ours
-    add_many = blocking(Messages.add_many)
-    get = blocking(Messages.get)
-    read = blocking(Messages.read)
-    clear = blocking(Messages.clear)
-    exists = blocking(Messages.exists)
-    count = blocking(Messages.count)
-    ttl = blocking(Messages.ttl)
-    sessions = blocking(Messages.sessions)
 
     def key_of(self, session_id: str) -> str:
         """The key of a session's list, as `redis-cli` sees it."""

@@ -24,6 +24,12 @@ ODD_KEYS = (
     "%", "%3A", "_", "a_b", "a%b", "'", '"', "-", "a" * 512, "remanence", "log", "NULL", "0", "-1",
 )  # fmt: skip
 """Keys that a store may mistake for something else."""
+UNSTAMPED = (
+    b"", b"plain", b"{}", b"\x00", b"\x01" + b"x" * 60, b"\x00" + b"m" * 22 + b"160000000000000x", b"\x80\x04N.",
+    b'{"stamp":"', b'{"stamp":"' + b"0" * 38 + b'"}', b'{"stamp":"' + b"0" * 37 + b'"," ":0}',
+    b'{"stamp":"' + b"+" * 22 + b"0" * 16 + b'","a":1}',
+)  # fmt: skip
+"""What others may have written, which only begins like ours."""
 
 
 class StoreContract(WriteContract):
@@ -175,9 +181,7 @@ class StoreContract(WriteContract):
         digest = hashlib.sha1(b'{"theme":"dark"}', usedforsecurity=False).hexdigest()[:22]
         assert self.record() == (b'{"theme":"dark"}', digest, 0)
         assert self.apply(put(1, base="x"), put(2, base=digest)) == ["conflict", "ok"]
-        for n, raw in enumerate(
-            (b"", b"plain", b"\x00", b"\x01" + b"x" * 60, b'{"stamp":"', b'{"stamp":"' + b"0" * 38 + b'"}')
-        ):
+        for n, raw in enumerate(UNSTAMPED):
             self.plant(f"f{n}", raw)
             self.plant(f"m{n}", raw)
             found = self.record(f"f{n}")

@@ -115,6 +115,8 @@ class WriteContract(StoreCase):
         assert self.record() == (text(2), op_id(2), PAST + 51)
         assert self.apply(delete(3, hlc=PAST), put(4, hlc=PAST)) == ["ok", "ok"]
         assert self.record() == (text(4), op_id(4), PAST + 53)
+        assert self.apply(put(5, hlc=PAST + 53)) == ["ok"]
+        assert self.record() == (text(5), op_id(5), PAST + 54), "later than what it replaced, not as late"
 
     def test_the_same_write_again_is_not_stale(self) -> None:
         assert (
@@ -166,6 +168,7 @@ class WriteContract(StoreCase):
     def test_a_delete_takes_lists_whatever_their_age(self) -> None:
         assert self.apply(append(1, "l", hlc=PAST + 9), delete(2, "l", hlc=PAST, live=False)) == ["ok", "ok"]
         assert self.items() == []
+        assert self.apply(append(5, "l", hlc=PAST, live=False), delete(6, "l")) == ["ok", "ok"], "as late"
         new = append(3, "l", b"new", hlc=PAST - 9)
         assert self.apply(new, delete(4, "l", base="x")) == ["ok", "conflict"], (
             "a live append minds no tombstone"

@@ -92,7 +92,7 @@ class _Walk:
             for step, item in pairs:  # noqa: B007 - named by the handler below
                 if type(item) is str and item.isascii():
                     self.left -= len(item)
-                else:
+                elif item is not None and not (type(item) in _QUICK and -_WORD < item < _WORD):
                     self.visit(item, room - 1)
         except _Fault as fault:
             fault.passed(step, value)
@@ -133,6 +133,8 @@ class _Walk:
 
 
 _EXACT: Final = frozenset({str, int, float, bool, type(None)})
+_QUICK: Final = frozenset({int, float, bool})
+_WORD: Final = 1 << 60  # NaN is not below it either
 
 
 def _encodable(text: str, why: str) -> None:
@@ -144,6 +146,9 @@ def _encodable(text: str, why: str) -> None:
 
 def _inspect(value: Any, depth: int, path: str, limit: int) -> bool:
     """Whether encoders need a plain copy of `value`; raises what `check` raises."""
+    kind = type(value)
+    if kind is bool or value is None or (kind is str and value.isascii()):
+        return False
     walk = _Walk(limit)
     try:
         walk.visit(value, depth)
@@ -168,9 +173,6 @@ def check(value: Any, *, depth: int = DEPTH, path: str = "value") -> None:
     Raises `InvalidValue` naming `path` and the place inside it that JSON cannot hold, `ValueTooLarge`
     for more than `depth` containers inside each other or for an int of more than 4300 digits.
     """
-    kind = type(value)
-    if kind is bool or value is None or (kind is str and value.isascii()):
-        return
     _inspect(value, depth, path, MOST_BYTES)
 
 

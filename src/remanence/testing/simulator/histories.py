@@ -1,6 +1,7 @@
 """One history: processes that write and read, faults, healing, and the verdict."""
 
 import random
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -140,6 +141,7 @@ class History:
         if not self.oracle.violations:
             self.oracle.finish(self.world.network.store)
             await self._calm()
+            await self._offline()
         for name, error in simulation.faults:
             self.oracle.violated(f"{name} ended with {type(error).__name__}: {error}")
 
@@ -204,6 +206,21 @@ class History:
                 self.oracle.violated(f"{process.name} cannot write on a good day: {error}")
             if simulation.now - started > 0.5:
                 self.oracle.violated(f"a write took {simulation.now - started:.3f} s on a good day")
+
+    async def _offline(self) -> None:
+        """Cut off, a process answers from what it knows, and knows nothing twice."""
+        for machine in self.world.machines:
+            self.world.network.partitioned[machine.name] = False
+        asks = [Tail("list0"), Tail("list1"), Fetch("doc0"), Fetch("doc1")]
+        for process in self.world.processes:
+            for ask in asks if not process.store.closed else ():
+                try:
+                    (reading,) = await process.store.read([ask])
+                except Unavailable:
+                    continue
+                (token, count), *_ = [*Counter(tokens_read(reading)).most_common(1), ("", 0)]
+                if count > 1 and not self.oracle.damaged:
+                    self.oracle.violated(f"{process.name} reads {token} {count} times in {ask.key} ({reading.source})")
 
 
 class Caller:
@@ -293,7 +310,7 @@ class Caller:
         from remanence.testing.simulator.invariants import tokens
 
         (token,) = tokens(deed)
-        found = _tokens(reading)
+        found = tokens_read(reading)
         if found.count(token) != 1 and forgot == self._oracle.forgets and not self._forgetful():
             self._oracle.violated(
                 f"{self._process.name} wrote {token} to {write.key} and reads it {found.count(token)} times"
@@ -313,7 +330,7 @@ def _patch(key: str, token: str) -> Patch:
     return Patch(key, edits, default=b'{"value":{"tokens":[],"count":0}}')
 
 
-def _tokens(reading: Reading[Any]) -> list[str]:
+def tokens_read(reading: Reading[Any]) -> list[str]:
     value = reading.value
     if isinstance(value, list):
         return [item.decode() for item in value]

@@ -47,6 +47,8 @@ class Network:
         self.injected: Counter[str] = Counter()
         self.latest = 0.0
         """When the last request under way will have been delivered."""
+        self.resets = 0
+        """How often every connection was closed."""
         self.snapshots: deque[Snapshot] = deque(maxlen=6)
 
     def _clock(self) -> float:
@@ -59,7 +61,8 @@ class Network:
         self.snapshots.append(self.store.snapshot())
 
     def forget(self, *, everything: bool) -> None:
-        """Be as some time ago, or empty."""
+        """Be as some time ago, or empty. A proxy may hide from the processes that it is another server."""
+        self.resets += self.chance.random() < 0.5
         before = {lineage: mark.seq for lineage, (mark, _) in self.store.snapshot().marks.items()}
         if everything or not self.snapshots:
             self.snapshots.clear()
@@ -97,6 +100,12 @@ class Link:
         self._network = network
         self._machine = machine
         self._simulation = network.simulation
+        self._connections = 1
+
+    @property
+    def generation(self) -> int:
+        """See `Store.generation`."""
+        return self._connections + self._network.resets
 
     async def open(self, lineage: str, nonce: str, deadline: float) -> Watermark:
         """See `Store.open`."""
@@ -135,10 +144,15 @@ class Link:
         """See `Store.close`."""
 
     async def _ask(self, request: Request[T], deadline: float, lineage: str = "") -> T:
-        """Send, let it be executed when it arrives, and hear the answer if there is one.
+        """Ask, on a new connection next time if this one fails. `lineage` is what is written about, or ""."""
+        try:
+            return await self._exchange(request, deadline, lineage)
+        except WorldError as error:
+            self._connections += not error.answered
+            raise
 
-        `lineage` is what the request writes about, "" for one that only reads.
-        """
+    async def _exchange(self, request: Request[T], deadline: float, lineage: str) -> T:
+        """Send, let it be executed when it arrives, and hear the answer if there is one."""
         network, chance = self._network, self._network.chance
         if self._simulation.now >= deadline:
             raise DeadlineExceeded("no time left")

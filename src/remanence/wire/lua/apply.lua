@@ -121,6 +121,12 @@ local function judge(etag, hlc, tomb, id, mine, live, merge, base)
   return nil, mine
 end
 
+local may_set -- whether this was found to be so
+local function carried_later(key) -- a text that comes with a later op must not be refused by then
+  may_set = may_set or redis.acl_check_cmd('SET', key, '')
+  if not may_set then error('NOPERM this user may not run SET', 0) end
+end
+
 local function put(key, tomb, id, mine, live, merge, base, ttl, at, fold)
   local etag, hlc = current(key)
   if not etag then return 'wrongtype' end
@@ -131,6 +137,7 @@ local function put(key, tomb, id, mine, live, merge, base, ttl, at, fold)
     if folded then folded[key] = nil end
     return 'expired'
   end
+  if fold then carried_later(key) end
   if effective - highest > 0 then highest = effective end
   if fold then
     folded = folded or {}
@@ -240,7 +247,7 @@ for i = 1, tonumber(ARGV[7]) do
     end
     local entry = id .. ' ' .. lineage .. ' ' .. q .. ' ' .. kind .. ' ' .. result .. ' ' .. key
     local logged
-    if q % 64 == 0 then -- trimming now and then is enough, and cheaper
+    if q % 64 == 1 then -- now and then is enough, and cheaper; the first op counts: many lineages end early
       logged = try('XADD', log, 'MAXLEN', '~', ARGV[5], '*', 'c', entry)
     else
       logged = try('XADD', log, '*', 'c', entry)
