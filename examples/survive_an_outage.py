@@ -143,9 +143,7 @@ class Crew:
         self._storm_over = self._context.Event()
         self._patience = seconds + PATIENCE
         pause = seconds * writers / self.total
-        self._tasks = [
-            Task(source, n, writers, server.port, folder / f"writer-{n}", pause) for n in range(writers)
-        ]
+        self._tasks = [Task(source, n, writers, server.port, folder / f"writer-{n}", pause) for n in range(writers)]
         self._writers = [self._start(task) for task in self._tasks]
 
     def _start(self, task: Task) -> BaseProcess:

@@ -9,7 +9,14 @@ from typing import Any
 import hypothesis
 import pytest
 
-from remanence.testing.servers import Certificates, Server, available_servers, make_certificates
+pytest.register_assert_rewrite("remanence.testing")  # the contract's failures show their values
+
+from remanence.testing.servers import (  # noqa: E402 - after the rewriting it must obey
+    Certificates,
+    Server,
+    available_servers,
+    make_certificates,
+)
 
 hypothesis.settings.register_profile("project", deadline=None, print_blob=True)  # machines differ in speed
 hypothesis.settings.load_profile("project")

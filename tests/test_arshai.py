@@ -58,9 +58,7 @@ def manager(
         yield made
 
 
-def tell(
-    manager: Any, message: str, conversation: str = "conv_123", model: Any = None, **metadata: Any
-) -> str:
+def tell(manager: Any, message: str, conversation: str = "conv_123", model: Any = None, **metadata: Any) -> str:
     """What the real agent answers to `message`."""
     agent = WorkingMemoryAgent(llm_client=model or Listener(), memory_manager=manager)
     given = IAgentInput(message=message, metadata={"conversation_id": conversation, **metadata})

@@ -170,9 +170,7 @@ def test_the_command_prints_figures_for_programs(
     assert {"redis-py", "hiredis", "Python", "cores"} < set(told["with"])
 
 
-def test_the_command_prints_a_table_for_people(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-):
+def test_the_command_prints_a_table_for_people(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
     monkeypatch.setattr("remanence.commands.bench.QUICK", TINY)
     assert main(["bench", "--quick", "--only", "hung"]) == 0
     told = capsys.readouterr().out
@@ -182,9 +180,7 @@ def test_the_command_prints_a_table_for_people(
     assert "remanence bench --only hung --quick" in told
 
 
-def test_a_server_that_is_not_here_is_said(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-):
+def test_a_server_that_is_not_here_is_said(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
     monkeypatch.setattr("remanence.commands.bench.available_servers", dict)
     assert main(["bench", "--server", "valkey"]) == 1
     assert "no valkey server is found here" in capsys.readouterr().err

@@ -76,9 +76,7 @@ def test_help_names_every_verb_and_imports_none():
         "try: main(['--help'])\nexcept SystemExit: pass\n"
         "print(sorted(name for name in sys.modules if name.startswith(('remanence.commands.', 'rich'))))"
     )
-    told = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60
-    )
+    told = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)
     *text, modules = told.stdout.splitlines()
     assert modules == "[]"
     for verb in VERBS:
@@ -126,9 +124,7 @@ def test_options_count_before_and_after_the_verb(command: Command, tmp_path: Pat
     assert json.loads(out)["place"].startswith(f"{after}/remanence-")
 
 
-def test_a_url_said_here_wins_over_the_environment(
-    command: Command, away: str, monkeypatch: pytest.MonkeyPatch
-):
+def test_a_url_said_here_wins_over_the_environment(command: Command, away: str, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("MEMORY_BACKEND", "sqlite")
     code, out, _ = command("--url", away, "stats", "--json")
     assert code == 3
@@ -175,9 +171,9 @@ def test_the_doctor_on_a_good_server(command: Command, fresh_server: Callable[..
     code, out, _ = command("--url", url, "doctor", "--json")
     assert code == 0
     found = checks(out)
-    assert {
-        found[name]["state"] for name in ("server", "role", "memory", "persistence", "clock", "permissions")
-    } == {"ok"}
+    assert {found[name]["state"] for name in ("server", "role", "memory", "persistence", "clock", "permissions")} == {
+        "ok"
+    }
     _, out, _ = command("--url", url, "doctor")
     assert "redis://:***@127.0.0.1" in out
     assert "sesame" not in out
@@ -209,9 +205,7 @@ def test_the_doctor_tries_permissions_for_real(command: Command, fresh_server: C
             client.execute_command("ACL", "SETUSER", "shy", f"+{needed}")
 
 
-def test_the_doctor_on_a_wrong_password_says_what_to_do(
-    command: Command, fresh_server: Callable[..., Server]
-):
+def test_the_doctor_on_a_wrong_password_says_what_to_do(command: Command, fresh_server: Callable[..., Server]):
     server = fresh_server(password="right")
     code, out, _ = command("--url", server.url.replace("right", "wrong"), "doctor", "--json")
     assert code == 1
@@ -459,9 +453,7 @@ def test_what_is_exported_comes_back_byte_for_byte_on_every_backend(
 
 
 def assert_equal(found: dict[str, Any], original: dict[str, Any]) -> None:
-    assert {key: value for key, (value, _) in found.items()} == {
-        key: value for key, (value, _) in original.items()
-    }
+    assert {key: value for key, (value, _) in found.items()} == {key: value for key, (value, _) in original.items()}
     for key, (_, left) in found.items():
         before = original[key][1]
         assert left == before if before < 0 else before - 20_000 < left <= before, key
@@ -603,9 +595,7 @@ GOOD = b'{"key":"memory:x","kind":"document","value":{"value":1},"encoding":"jso
         (b"\xff\xfe\n", "not a record"),
     ],
 )
-def test_a_bad_line_is_named_and_nothing_of_it_is_stored(
-    command: Command, tmp_path: Path, line: bytes, reason: str
-):
+def test_a_bad_line_is_named_and_nothing_of_it_is_stored(command: Command, tmp_path: Path, line: bytes, reason: str):
     file = exported(tmp_path / "e", document("memory:a", 1), line, document("memory:z", 1))
     code, out, err = command("import", file, "--json")
     assert (code, out) == (1, "")

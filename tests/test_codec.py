@@ -14,7 +14,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from remanence.errors import CorruptRecord, InvalidArgument, InvalidValue, ValueTooLarge
@@ -235,6 +235,8 @@ def test_damaged_text_is_corrupt_and_names_the_key(raw: bytes) -> None:
 
 
 @given(st.binary(max_size=40) | JSON.map(lambda value: json.dumps(value).encode()))
+@example(b'["\\ud800"]')
+@example(b"1e999")
 def test_whatever_is_read_can_be_stored_again(raw: bytes) -> None:
     try:
         value = codec.decode(raw, "k")

@@ -58,9 +58,7 @@ def eventually(check: Callable[[], bool], seconds: float = 10.0) -> None:
 
 
 @pytest.fixture(params=[*available_servers(), "sqlite", "memory"])
-def place(
-    request: pytest.FixtureRequest, _shared_servers: dict[str, Server], namespace: str
-) -> dict[str, Any]:
+def place(request: pytest.FixtureRequest, _shared_servers: dict[str, Server], namespace: str) -> dict[str, Any]:
     """The options of a manager on each kind of server, in a file, and in the process."""
     if request.param in ("sqlite", "memory"):
         return {"backend": request.param, "namespace": namespace}
@@ -130,9 +128,7 @@ def test_every_manager_is_an_imemorymanager():
 
 
 def test_blocking_and_async_managers_have_the_same_verbs():
-    verbs = [
-        n for n, each in vars(Conversations).items() if inspect.isfunction(each) and not n.startswith("_")
-    ]
+    verbs = [n for n, each in vars(Conversations).items() if inspect.isfunction(each) and not n.startswith("_")]
     assert len(verbs) == 10
     for verb in verbs:
         blocking, awaited = (
@@ -452,9 +448,7 @@ def test_a_lifetime_is_validated(ttl: Any):
         manager.store(about("c", "x"))
 
 
-@pytest.mark.parametrize(
-    "conversation", ["a:b", "*", "a b", "{tag}", "%41", "WORKING_MEMORY", "x#0", "日本", "a\nb"]
-)
+@pytest.mark.parametrize("conversation", ["a:b", "*", "a b", "{tag}", "%41", "WORKING_MEMORY", "x#0", "日本", "a\nb"])
 def test_conversation_ids_are_kept_as_they_are(conversation: str):
     manager = InMemoryManager()
     assert manager.store(about(conversation, "x")) == f"memory:WORKING_MEMORY:{conversation}"

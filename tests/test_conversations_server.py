@@ -136,9 +136,7 @@ def test_the_default_namespace_adds_nothing_to_the_key(server: Server, make: Mak
         client.delete(key)
 
 
-@pytest.mark.parametrize(
-    ("ttl", "seconds"), [(3600, 3600), (90.5, 90), (timedelta(days=7), 604800), (None, -1)]
-)
+@pytest.mark.parametrize(("ttl", "seconds"), [(3600, 3600), (90.5, 90), (timedelta(days=7), 604800), (None, -1)])
 def test_the_lifetime_is_the_servers(server: Server, raw: Raw, make: Make, ttl: Any, seconds: int):
     manager = make(server.url, ttl=ttl)
     name = raw.name(manager.store(about("c", "x")))
@@ -148,9 +146,7 @@ def test_the_lifetime_is_the_servers(server: Server, raw: Raw, make: Make, ttl: 
     assert seconds - 1 <= raw.client.ttl(name) <= seconds + 1, "an update renews it"
 
 
-def test_the_lifetime_is_twelve_hours_unless_set(
-    server: Server, raw: Raw, make: Make, monkeypatch: pytest.MonkeyPatch
-):
+def test_the_lifetime_is_twelve_hours_unless_set(server: Server, raw: Raw, make: Make, monkeypatch: pytest.MonkeyPatch):
     assert raw.client.ttl(raw.name(make(server.url).store(about("c", "x")))) in (43199, 43200)
     monkeypatch.setenv("REMANENCE_CONVERSATION_TTL", "100")
     manager = make(server.url)
@@ -204,9 +200,7 @@ def test_a_corrupt_value_is_an_error_for_its_key_alone(server: Server, raw: Raw,
         assert client.get(raw.name("memory:WORKING_MEMORY:bad")) == value
 
 
-@pytest.mark.parametrize(
-    "value", [b"{", b"null", b"[]", b"{}", b'{"data":"x"}', b'{"value":1,"last_modified":2}']
-)
+@pytest.mark.parametrize("value", [b"{", b"null", b"[]", b"{}", b'{"data":"x"}', b'{"value":1,"last_modified":2}'])
 def test_an_update_never_overwrites_what_is_no_memory(server: Server, raw: Raw, make: Make, value: bytes):
     manager = make(server.url)
     raw.client.set(raw.name("memory:WORKING_MEMORY:bad"), value)
@@ -287,9 +281,7 @@ def test_refused_writes_wait_and_arrive(fresh_server: Callable[..., Server], mak
     for each in (strict, plain):
         with pytest.raises(redis.ConnectionError, match="cannot be reached"):
             each.store(about("strict", "x"))
-    with pytest.raises(
-        redis.ConnectionError, match="memory:WORKING_MEMORY:unknown is not known here"
-    ) as caught:
+    with pytest.raises(redis.ConnectionError, match="memory:WORKING_MEMORY:unknown is not known here") as caught:
         manager.retrieve(about("unknown"))
     assert isinstance(caught.value, Unavailable)
     assert manager.retrieve_safe(about("unknown")) == []
@@ -315,9 +307,7 @@ def test_refused_writes_wait_and_arrive(fresh_server: Callable[..., Server], mak
     assert "WriteRejected" in rejected, "the update of a memory that was not there is reported"
 
 
-def test_a_wrong_password_is_told_and_what_was_written_arrives(
-    fresh_server: Callable[..., Server], make: Make
-):
+def test_a_wrong_password_is_told_and_what_was_written_arrives(fresh_server: Callable[..., Server], make: Make):
     server = fresh_server(password="right")
     url = f"redis://:wrong-secret@127.0.0.1:{server.port}/0"
     manager, strict = make(url), make(url, ack="store")
@@ -325,10 +315,7 @@ def test_a_wrong_password_is_told_and_what_was_written_arrives(
         manager.retrieve(about("c"))
     assert isinstance(caught.value, AuthenticationFailed)
     assert isinstance(caught.value, redis.ConnectionError)
-    assert (
-        "wrong-secret"
-        not in f"{caught.value!r}{caught.value.__cause__!r}{manager!r}{manager.engine.settings!r}"
-    )
+    assert "wrong-secret" not in f"{caught.value!r}{caught.value.__cause__!r}{manager!r}{manager.engine.settings!r}"
     with pytest.raises(redis.AuthenticationError, match="password"):
         strict.store(about("strict", "x"))
     bare = make(f"redis://127.0.0.1:{server.port}/0")
@@ -342,9 +329,7 @@ def test_a_wrong_password_is_told_and_what_was_written_arrives(
     assert words(manager.retrieve(about("c"))) == ["patience"]
 
 
-def test_a_wrong_database_is_told_and_what_was_written_arrives(
-    fresh_server: Callable[..., Server], make: Make
-):
+def test_a_wrong_database_is_told_and_what_was_written_arrives(fresh_server: Callable[..., Server], make: Make):
     server = fresh_server()
     url = f"redis://127.0.0.1:{server.port}/99"
     manager, strict = make(url), make(url, ack="store")
@@ -483,9 +468,7 @@ def test_a_users_client_names_the_server(fresh_server: Callable[..., Server], na
     given = {"password": server.password, "db": 2}
     clients = [
         server.client(db=2),
-        redis.Redis(
-            connection_pool=redis.BlockingConnectionPool(host="127.0.0.1", port=server.port, **given)
-        ),
+        redis.Redis(connection_pool=redis.BlockingConnectionPool(host="127.0.0.1", port=server.port, **given)),
         redis.Redis(unix_socket_path=server.socket_path, **given),
         redis.asyncio.Redis(host="127.0.0.1", port=server.port, **given),
     ]

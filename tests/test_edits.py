@@ -15,13 +15,7 @@ from remanence.stores import edits
 from remanence.stores.edits import EditRejected, apply_edits, edit
 from remanence.wire.codec import encode
 
-SCALARS = (
-    st.none()
-    | st.booleans()
-    | st.integers(-3, 3)
-    | st.sampled_from([0.0, 1.5, -2.0])
-    | st.text("ab", max_size=2)
-)
+SCALARS = st.none() | st.booleans() | st.integers(-3, 3) | st.sampled_from([0.0, 1.5, -2.0]) | st.text("ab", max_size=2)
 VALUES = st.recursive(
     SCALARS,
     lambda v: st.lists(v, max_size=3) | st.dictionaries(st.text("ab", max_size=2), v, max_size=3),
@@ -128,9 +122,7 @@ def test_pop_member_with_a_default(document: Any, key: str, default: Any) -> Non
 
 # --- reorder ------------------------------------------------------------------------------------
 
-NAMES = st.lists(
-    st.sampled_from([0, 1, True, 1.0, "a", None, [1], {"a": 1, "b": 2}, {"b": 2, "a": 1}]), max_size=8
-)
+NAMES = st.lists(st.sampled_from([0, 1, True, 1.0, "a", None, [1], {"a": 1, "b": 2}, {"b": 2, "a": 1}]), max_size=8)
 
 
 def canonical(items: list[Any]) -> Counter[str]:
@@ -337,9 +329,7 @@ def test_an_edit_is_a_value_of_its_own() -> None:
         ("update", ({1: 1},), 'settings["a"] has a key'),
     ],
 )
-def test_an_argument_json_cannot_hold_is_named_by_its_place(
-    verb: str, args: tuple[Any, ...], place: str
-) -> None:
+def test_an_argument_json_cannot_hold_is_named_by_its_place(verb: str, args: tuple[Any, ...], place: str) -> None:
     with pytest.raises(InvalidValue) as caught:
         edit(("a",), verb, *args, name="settings")
     assert str(caught.value).startswith(place)

@@ -69,9 +69,7 @@ def test_every_message_survives(talks: Path, server_kind: str):
 
 def test_roles_and_metadata(example: ModuleType, talks: Path):
     sessions = dict(example.conversations(talks))
-    assert list(sessions) == [
-        f"{name} {s}" for name in ("one", "two: with * and ?") for s in ("S1", "S2", "S3")
-    ]
+    assert list(sessions) == [f"{name} {s}" for name in ("one", "two: with * and ?") for s in ("S1", "S2", "S3")]
     first, second = sessions["one S1"][:2]
     assert first == {"role": "user", "content": "Größe 0?", "metadata": {"id": "S1:0", "speaker": "Ann"}}
     assert second["role"] == "assistant"
@@ -97,9 +95,7 @@ def test_what_differs_is_counted(example: ModuleType, found: str, wrong: dict[st
     assert +example.compare("abcd", found) == wrong
 
 
-@pytest.mark.parametrize(
-    "fault", ["lost", "duplicated", "out_of_order", "foreign", "changed", "session", "none"]
-)
+@pytest.mark.parametrize("fault", ["lost", "duplicated", "out_of_order", "foreign", "changed", "session", "none"])
 def test_the_proof_notices(
     example: ModuleType, talks: Path, tmp_path: Path, fresh_server: Callable[..., Server], fault: str
 ):

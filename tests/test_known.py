@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from remanence.stores.known import TAIL_ITEMS, Document, Entry, Knowledge, Known, ListTail
+from remanence.stores.known import LEAST, TAIL_ITEMS, Document, Entry, Knowledge, Known, ListTail
 from remanence.wire.sqlite import Database
 
 KEYS = ("a", "b", "c")
@@ -84,14 +84,24 @@ def test_what_was_told_does_not_grow_with_the_list(known: Known):
 @given(counts=st.lists(st.integers(1, 700), max_size=12))
 def test_what_it_holds_is_counted(counts: list[int]):
     for known in opened(8 << 20):
-        for n, count in enumerate(counts):
+        for n, count in enumerate(counts, 1):
             known.extend("a", n, (b"x" * 10,) * count, 0.0, None)
             known.put("b", Knowledge(n, Document(b"y" * count), 0.0))
-        held = min(2 * TAIL_ITEMS + 700, sum(counts)) * 50
-        most = 400 + held + max(counts, default=0)
-        assert known._size <= most if counts else known._size == 0
+        if counts:
+            items = known._entries["a"].items  # type: ignore[union-attr]
+            assert len(items) == min(TAIL_ITEMS, sum(counts))
+            assert known._size == LEAST + 50 * len(items) + LEAST + counts[-1]
         known.forget(["a", "b"])
         assert known._size == 0
+
+
+def test_a_row_that_is_sent_again_is_not_remembered_twice(known: Known):
+    known.put("a", Knowledge(3, ListTail((b"1",), 1), 5.0, 9.0))
+    known.extend("a", 3, (b"1",), 6.0, None)
+    assert known.get("a") == Knowledge(3, ListTail((b"1",), 1), 5.0, 9.0)
+    for _ in range(2):
+        known.extend("a", 4, (b"2",), 6.0, None)
+        assert known.get("a") == Knowledge(4, ListTail((b"1", b"2"), 2), 6.0, None)
 
 
 def test_nothing_is_kept_where_nothing_may_be():

@@ -59,7 +59,9 @@ def doc(value: Any) -> Any:
 
 def content(live: Any) -> Any:
     """What C code sees in it, without asking."""
-    return dict.copy(live) if isinstance(live, dict) else list.__getitem__(live, slice(None))
+    if isinstance(live, dict):
+        return {key: dict.__getitem__(live, key) for key in dict.__iter__(live)}
+    return list.__getitem__(live, slice(None))
 
 
 # --- the same as Python, step by step -----------------------------------------------------------
@@ -180,7 +182,10 @@ def test_every_method_does_and_returns_what_pythons_own_does(
     for _ in range(data.draw(st.integers(1, 4))):
         step, kinds = data.draw(st.sampled_from(steps))
         args = [data.draw(kind) for kind in kinds]
+        before = copy.deepcopy(expected)
         theirs = outcome(step, expected, plain(copy.deepcopy(args)))
+        if theirs[0] == "raised":
+            expected = before  # a sort that fails leaves a list half sorted, and ours as it was
         ours = outcome(step, live, args)
         assert repr(ours) == repr(theirs)
         stored = root.value["x"][1] if path else root.value
@@ -561,9 +566,7 @@ class Following(RuleBasedStateMachine):
     def take_out(self, data: st.DataObject) -> None:
         if self.plain:
             place = data.draw(st.integers(-len(self.plain), len(self.plain) - 1))
-            how = data.draw(
-                st.sampled_from([_delitem, lambda t, i: t.pop(i), lambda t, i: t.remove(plain(t[i]))])
-            )
+            how = data.draw(st.sampled_from([_delitem, lambda t, i: t.pop(i), lambda t, i: t.remove(plain(t[i]))]))
             how(self.plain, place)
             how(self.root.live, place)
 
@@ -576,9 +579,7 @@ class Following(RuleBasedStateMachine):
             self.root.live[place] = item
 
     @rule(
-        how=st.sampled_from(
-            [list.clear, list.reverse, lambda t: t.sort(key=repr), lambda t: _delitem(t, slice(1, 3))]
-        )
+        how=st.sampled_from([list.clear, list.reverse, lambda t: t.sort(key=repr), lambda t: _delitem(t, slice(1, 3))])
     )
     def throw_about(self, how: Any) -> None:
         self.held = [(mine, live) for mine, live in self.held if not isinstance(live, Bound)]

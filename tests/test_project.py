@@ -204,9 +204,7 @@ def targets() -> set[str]:
     return set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
 
 
-@pytest.mark.parametrize(
-    "name", ["README.md", "CONTRIBUTING.md", ".ci/run", ".devcontainer/devcontainer.json"]
-)
+@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", ".ci/run", ".devcontainer/devcontainer.json"])
 def test_every_make_command_that_is_named_exists(name: str):
     text = (ROOT / name).read_text()
     named = re.findall(r"`make ([a-z]+)|^make (?:--\S+ )?([a-z]+)|\"make ([a-z]+)", text, re.MULTILINE)

@@ -300,9 +300,7 @@ def test_connection_pooling(play: Play, client: "redis.Redis"):
     names["pool"].disconnect()
 
 
-def test_error_handling(
-    play: Play, own: Server, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-):
+def test_error_handling(play: Play, own: Server, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
     play(SIMPLE)
     names = play('''
         import redis

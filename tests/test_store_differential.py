@@ -198,9 +198,7 @@ def made(draft: Draft, base: str | None) -> Op:
 def simple(answer: Any) -> Any:
     """An answer as values that can be compared: without the clock, errors by their class."""
     if isinstance(answer, msgspec.Struct):
-        return {
-            name: simple(value) for name, value in msgspec.structs.asdict(answer).items() if name != "clock"
-        }
+        return {name: simple(value) for name, value in msgspec.structs.asdict(answer).items() if name != "clock"}
     if isinstance(answer, tuple | list):
         return [simple(each) for each in answer]
     return type(answer) if isinstance(answer, Exception) else answer
@@ -258,13 +256,8 @@ class OnServer:
 def same_bytes(model: MemoryStore, server: OnServer) -> None:
     assert server.dump() == model.dump()
     dead = model.snapshot().tombstones
-    assert server.tombstones() == {
-        key: b"%s%016d" % (etag.encode(), hlc) for key, ((etag, hlc), _) in dead.items()
-    }
-    told = [
-        f"{c.op_id} {c.lineage} {c.seq} {c.kind} {c.result} {server.keys.data(c.key)}"
-        for c in model.changes()
-    ]
+    assert server.tombstones() == {key: b"%s%016d" % (etag.encode(), hlc) for key, ((etag, hlc), _) in dead.items()}
+    told = [f"{c.op_id} {c.lineage} {c.seq} {c.kind} {c.result} {server.keys.data(c.key)}" for c in model.changes()]
     assert server.log() == [entry.encode() for entry in told]
 
 

@@ -304,8 +304,6 @@ class TestFork(SQLiteCase):
         monkeypatch.setattr(self.sqlite, "_owner", os.getpid() + 1)
         assert self.record() == (text(1), op_id(1), PAST + 1)
         assert theirs is not None and self.sqlite._database is not theirs
-        assert theirs in sqlite._abandoned and theirs.run("SELECT 1") == [(1,)], (
-            "still open: closing is not ours"
-        )
+        assert theirs in sqlite._abandoned and theirs.run("SELECT 1") == [(1,)], "still open: closing is not ours"
         sqlite._abandoned.remove(theirs)
         theirs.close()

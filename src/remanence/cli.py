@@ -77,9 +77,7 @@ def _run(call: argparse.Namespace) -> int:
 
 
 def _complain(message: str, kind: str, code: int, *, as_json: bool) -> None:
-    line = (
-        json.dumps({"error": kind, "message": message, "exit": code}) if as_json else f"remanence: {message}"
-    )
+    line = json.dumps({"error": kind, "message": message, "exit": code}) if as_json else f"remanence: {message}"
     with contextlib.suppress(OSError):  # nobody listens: the exit code still tells
         print(line, file=sys.stderr, flush=True)
 
@@ -134,16 +132,8 @@ def _parser(as_json: bool) -> argparse.ArgumentParser:
 def _add_common(parser: argparse.ArgumentParser, default: str | None) -> None:
     """The options of every verb, before or after it."""
     group = parser.add_argument_group("where memories live")
-    group.add_argument(
-        "--url", metavar="URL", default=default, help="redis://, rediss:// or unix:// (REDIS_URL)"
-    )
-    group.add_argument(
-        "--path", metavar="DIR", default=default, help="folder of local files (REMANENCE_PATH)"
-    )
+    group.add_argument("--url", metavar="URL", default=default, help="redis://, rediss:// or unix:// (REDIS_URL)")
+    group.add_argument("--path", metavar="DIR", default=default, help="folder of local files (REMANENCE_PATH)")
     group.add_argument("--namespace", metavar="NAME", default=default, help="tenant (REMANENCE_NAMESPACE)")
-    group.add_argument(
-        "--backend", choices=("redis", "sqlite", "memory"), default=default, help="(MEMORY_BACKEND)"
-    )
-    parser.add_argument(
-        "--json", action="store_true", default=default or False, help="answer, and complain, in JSON"
-    )
+    group.add_argument("--backend", choices=("redis", "sqlite", "memory"), default=default, help="(MEMORY_BACKEND)")
+    parser.add_argument("--json", action="store_true", default=default or False, help="answer, and complain, in JSON")

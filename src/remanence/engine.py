@@ -8,13 +8,17 @@ import atexit
 import hashlib
 import os
 import threading
+import time
+import weakref
 from asyncio import AbstractEventLoop, get_running_loop
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 from remanence import events
 from remanence.errors import InvalidSetting
+from remanence.observers import logging
 from remanence.protocols import Gateway, Runtime, Status
 from remanence.runtime.asynchronous import AsyncRuntime
 from remanence.runtime.blocking import BlockingRuntime, run
@@ -32,18 +36,23 @@ _left_to_parent: list[Any] = []
 """What a forked child inherited and must neither use nor close."""
 
 
+_engines: "weakref.WeakSet[Engine]" = weakref.WeakSet()
+"""Every engine of this process, to be told of a fork."""
+
+
 class Engine:
     """The parts behind faces of one deployment, opened with the first call that needs them."""
 
     def __init__(self, settings: Settings) -> None:
         """Checks the settings that need no server. Raises `InvalidSetting`."""
+        _engines.add(self)
         self.settings = settings
         self.events = events.Events()
         self._pid = os.getpid()
         self._lock = threading.Lock()
         self._address = _address(settings) if settings.backend == "redis" else None
         self._memory: MemoryStore | None = None
-        self._closed = False
+        logging.attach(self)
 
     @property
     def place(self) -> str:
@@ -52,9 +61,29 @@ class Engine:
             return self._address.name
         return str(self._file()) if self.settings.backend == "sqlite" else "memory"
 
-    def observe(self, observer: events.Observer) -> Callable[[], None]:
-        """Have `observer` called with each event, where it happens; returns what removes it."""
-        return self.events.observe(observer)
+    def observe(self, observer: events.Observer, wants: events.Wants | None = None) -> Callable[[], None]:
+        """Have `observer` called with each event, where it happens; returns what removes it.
+
+        `wants`, asked with a kind of event before one is made, keeps unwanted ones from costing anything.
+        """
+        return self.events.observe(observer, wants)
+
+    def _opened(self) -> list[Gateway]:
+        return []
+
+    def hold(self) -> ExitStack:
+        """Keep every other thread out of what is open, so that a child is not forked from the midst of it."""
+        stack = ExitStack()
+        stack.enter_context(self._lock)
+        for gateway in self._opened():
+            if isinstance(gateway, ResilientStore):
+                stack.enter_context(gateway.mutex)
+        return stack
+
+    def leave_to_parent(self) -> None:
+        """In a forked child: forget what the parent has open; the next call opens anew."""
+        self._lock = threading.Lock()  # the parent's may be held by a thread that does not exist here
+        self._pid = os.getpid()
 
     def _file(self) -> Path:
         name = f"remanence-{tag(self.settings.namespace)}.db" if self.settings.namespace else "remanence.db"
@@ -105,6 +134,9 @@ class BlockingEngine(Engine):
         super().__init__(settings)
         self._gateway: Gateway | None = None
 
+    def _opened(self) -> list[Gateway]:
+        return [self._gateway] if self._gateway is not None else []
+
     @property
     def gateway(self) -> Gateway:
         """The way to the store, opened once per process."""
@@ -112,13 +144,15 @@ class BlockingEngine(Engine):
         if found is not None and self._pid == os.getpid():
             return found
         with self._lock:
-            if self._pid != os.getpid():
-                _left_to_parent.append(self._gateway)
-                _release_locks(self._gateway)
-                self._gateway, self._pid = None, os.getpid()
             if self._gateway is None:
                 self._gateway = self._open(BlockingRuntime())
             return self._gateway
+
+    def leave_to_parent(self) -> None:
+        """See `Engine.leave_to_parent`."""
+        super().leave_to_parent()
+        _leave(self._gateway)
+        self._gateway = None
 
     def status(self) -> Status:
         """Availability, pending writes, lag and counters, without asking the server."""
@@ -144,6 +178,9 @@ class AsyncEngine(Engine):
         super().__init__(settings)
         self._gateways: dict[AbstractEventLoop, Gateway] = {}
 
+    def _opened(self) -> list[Gateway]:
+        return list(self._gateways.values())
+
     @property
     def gateway(self) -> Gateway:
         """The way to the store from the running loop. Raises RuntimeError outside a loop."""
@@ -152,11 +189,6 @@ class AsyncEngine(Engine):
         if found is not None and self._pid == os.getpid():
             return found
         with self._lock:
-            if self._pid != os.getpid():
-                _left_to_parent.append(self._gateways)
-                for each in self._gateways.values():
-                    _release_locks(each)
-                self._gateways, self._pid = {}, os.getpid()
             self._abandon_closed_loops()
             found = self._gateways[loop] = self._open(AsyncRuntime())
             return found
@@ -175,6 +207,13 @@ class AsyncEngine(Engine):
     async def flush(self, timeout: float = 1.0) -> bool:
         """Wait until the store has every pending write; False after `timeout` seconds."""
         return await self.gateway.flush(timeout)
+
+    def leave_to_parent(self) -> None:
+        """See `Engine.leave_to_parent`."""
+        super().leave_to_parent()
+        for gateway in self._gateways.values():
+            _leave(gateway)
+        self._gateways = {}
 
     async def close(self, timeout: float | None = None) -> None:
         """Close what the running loop opened."""
@@ -196,7 +235,8 @@ def journal_folder(settings: Settings, place: str) -> Path:
     return settings.folder / "journals" / digest
 
 
-def _release_locks(gateway: Gateway | None) -> None:
+def _leave(gateway: Gateway | None) -> None:
+    _left_to_parent.append(gateway)
     if isinstance(gateway, ResilientStore):
         gateway.shelf.after_fork()
 
@@ -250,20 +290,36 @@ def _close_all() -> None:
     """At the interpreter's exit: let pending writes go out, no longer than the setting allows."""
     with _registry:
         engines = list(_shared.values())
-    for engine in engines:
+    started = time.monotonic()
+    for engine in engines:  # one after the other, and yet together within their time
         if isinstance(engine, BlockingEngine):
-            engine.close()
+            engine.close(max(0.0, engine.settings.close_timeout - (time.monotonic() - started)))
+
+
+_held: list[ExitStack] = []
+
+
+def _before_fork() -> None:
+    """SQLite's own locks, too, must not be held by a thread that the child does not have."""
+    _held.extend([engine.hold() for engine in list(_engines)])
+
+
+def _after_fork_in_parent() -> None:
+    while _held:
+        _held.pop().close()
 
 
 def _after_fork_in_child() -> None:
     """The child's registry lock may have been held by a thread that does not exist here."""
     global _registry
+    _left_to_parent.append(_held[:])
+    _held.clear()
     _registry = threading.Lock()
-    for engine in _shared.values():
-        engine._lock = threading.Lock()
+    for engine in _engines:
+        engine.leave_to_parent()
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork_in_child)
+    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child)
 
 __all__ = ["AsyncEngine", "BlockingEngine", "Engine", "released", "shared_async", "shared_blocking"]

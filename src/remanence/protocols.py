@@ -111,8 +111,8 @@ Told = Record | None | list[bytes] | int | Exception
 class Store(Protocol):
     """A place that holds records and lists, and remembers how far it has followed each lineage.
 
-    `MemoryStore` is the specification; the contract suite in `remanence.testing.contract` holds every
-store equal to it. Methods raise the `WorldError` family; what was under way is then unknown.
+        `MemoryStore` is the specification; the contract suite in `remanence.testing.contract` holds every
+    store equal to it. Methods raise the `WorldError` family; what was under way is then unknown.
     """
 
     @property

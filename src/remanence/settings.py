@@ -26,115 +26,144 @@ class Settings:
     """Every option with its reason. Durations are seconds, sizes bytes, unless a name says otherwise."""
 
     backend: Backend = option(
-        "sqlite", "MEMORY_BACKEND", "redis where a server is named, else one SQLite file, or memory",
+        "sqlite",
+        "MEMORY_BACKEND",
+        "redis where a server is named, else one SQLite file, or memory",
         choices=("redis", "sqlite", "memory"),
     )
-    url: str = option(
-        "", "REDIS_URL", "redis://, rediss:// or unix:// address of the server", secret=True
-    )
-    namespace: str = option(
-        "", "REMANENCE_NAMESPACE", "keeps tenants apart; empty: exactly the documented key names"
-    )
+    url: str = option("", "REDIS_URL", "redis://, rediss:// or unix:// address of the server", secret=True)
+    namespace: str = option("", "REMANENCE_NAMESPACE", "keeps tenants apart; empty: exactly the documented key names")
     path: str = option(
         "", "REMANENCE_PATH", "folder of journals and of the embedded file; on a volume that outlives pods"
     )
     durability: Literal["process", "full", "volatile"] = option(
-        "process", "REMANENCE_DURABILITY",
+        "process",
+        "REMANENCE_DURABILITY",
         "process: a journalled write survives kill -9; full: power loss too; volatile: no disk",
         choices=("process", "full", "volatile"),
     )
     ack: Literal["auto", "journal", "store"] = option(
-        "auto", "REMANENCE_ACK",
+        "auto",
+        "REMANENCE_ACK",
         "auto: wait for the server, its journal past the deadline; journal: at once; store: or raise",
         choices=("auto", "journal", "store"),
     )
-    fallback: bool = option(
-        True, "REMANENCE_FALLBACK", "false: a server that is away is an error, as ack=store"
-    )
+    fallback: bool = option(True, "REMANENCE_FALLBACK", "false: a server that is away is an error, as ack=store")
     deadline: float = option(
-        1.0, "REMANENCE_DEADLINE", "longest a call waits for the server: a person notices one second",
-        least=0.001, most=3600.0,
+        1.0,
+        "REMANENCE_DEADLINE",
+        "longest a call waits for the server: a person notices one second",
+        least=0.001,
+        most=3600.0,
     )
     connect_timeout: float = option(
         1.0, "REMANENCE_CONNECT_TIMEOUT", "longest one attempt to connect lasts", least=0.001, most=600.0
     )
     close_timeout: float = option(
-        2.0, "REMANENCE_CLOSE_TIMEOUT", "longest close and interpreter exit wait for pending writes",
-        least=0.0, most=3600.0,
+        2.0,
+        "REMANENCE_CLOSE_TIMEOUT",
+        "longest close and interpreter exit wait for pending writes",
+        least=0.0,
+        most=3600.0,
     )
     heartbeat: float = option(
-        5.0, "REMANENCE_HEARTBEAT", "how often an idle process asks whether the server forgot something",
-        least=0.05, most=3600.0,
+        5.0,
+        "REMANENCE_HEARTBEAT",
+        "how often an idle process asks whether the server forgot something",
+        least=0.05,
+        most=3600.0,
     )
     backoff_least: float = option(
         0.05, "REMANENCE_BACKOFF_LEAST", "first pause between attempts to reconnect", least=0.001, most=60.0
     )
     backoff_most: float = option(
-        2.0, "REMANENCE_BACKOFF_MOST", "longest pause between attempts: back within seconds",
-        least=0.01, most=600.0,
+        2.0,
+        "REMANENCE_BACKOFF_MOST",
+        "longest pause between attempts: back within seconds",
+        least=0.01,
+        most=600.0,
     )
     retain: float = option(
-        600.0, "REMANENCE_RETAIN", "how long applied writes are kept against a server that forgets",
-        least=0.0, most=2592000.0,
+        600.0,
+        "REMANENCE_RETAIN",
+        "how long applied writes are kept against a server that forgets",
+        least=0.0,
+        most=2592000.0,
     )
     retain_bytes: int = option(
         256 << 20, "REMANENCE_RETAIN_BYTES", "most bytes of applied writes kept", least=0, most=1 << 40
     )
     journal_rows: int = option(
-        1_000_000, "REMANENCE_JOURNAL_ROWS", "most pending writes before on_full decides",
-        least=1, most=1 << 40,
+        1_000_000,
+        "REMANENCE_JOURNAL_ROWS",
+        "most pending writes before on_full decides",
+        least=1,
+        most=1 << 40,
     )
     journal_bytes: int = option(
-        1 << 30, "REMANENCE_JOURNAL_BYTES", "most bytes of pending writes before on_full decides",
-        least=1024, most=1 << 42,
+        1 << 30,
+        "REMANENCE_JOURNAL_BYTES",
+        "most bytes of pending writes before on_full decides",
+        least=1024,
+        most=1 << 42,
     )
     on_full: Literal["raise", "block", "drop_new"] = option(
-        "raise", "REMANENCE_ON_FULL",
+        "raise",
+        "REMANENCE_ON_FULL",
         "what a write does when the journal is full: raise JournalFull, wait to the deadline, or be dropped",
         choices=("raise", "block", "drop_new"),
     )
     on_corrupt: Literal["set_aside", "raise"] = option(
-        "set_aside", "REMANENCE_ON_CORRUPT", "a damaged journal: rename it and go on, or refuse to start",
+        "set_aside",
+        "REMANENCE_ON_CORRUPT",
+        "a damaged journal: rename it and go on, or refuse to start",
         choices=("set_aside", "raise"),
     )
     allow_volatile: bool = option(
         False, "REMANENCE_ALLOW_VOLATILE", "run without a journal where its folder cannot be used"
     )
-    adopt: bool = option(
-        True, "REMANENCE_ADOPT", "send what processes that ended left in the same folder"
-    )
+    adopt: bool = option(True, "REMANENCE_ADOPT", "send what processes that ended left in the same folder")
     batch_ops: int = option(
-        128, "REMANENCE_BATCH_OPS", "most writes in one trip: bounds the time the server is held",
-        least=1, most=1000,
+        128,
+        "REMANENCE_BATCH_OPS",
+        "most writes in one trip: bounds the time the server is held",
+        least=1,
+        most=1000,
     )
-    batch_bytes: int = option(
-        256 << 10, "REMANENCE_BATCH_BYTES", "most bytes in one trip", least=1024, most=64 << 20
-    )
-    pool: int = option(
-        4, "REMANENCE_POOL", "connections for reads, beside the one that writes", least=1, most=1000
-    )
+    batch_bytes: int = option(256 << 10, "REMANENCE_BATCH_BYTES", "most bytes in one trip", least=1024, most=64 << 20)
+    pool: int = option(4, "REMANENCE_POOL", "connections for reads, beside the one that writes", least=1, most=1000)
     value_bytes: int = option(
         1 << 20, "REMANENCE_VALUE_BYTES", "most bytes of one value or message", least=64, most=256 << 20
     )
-    key_bytes: int = option(
-        512, "REMANENCE_KEY_BYTES", "most bytes of one key", least=16, most=65536
-    )
+    key_bytes: int = option(512, "REMANENCE_KEY_BYTES", "most bytes of one key", least=16, most=65536)
     depth: int = option(64, "REMANENCE_DEPTH", "deepest nesting of a JSON value", least=1, most=500)
     log_length: int = option(
-        100_000, "REMANENCE_LOG_LENGTH", "entries kept in the change log of a partition: about 4 MB",
-        least=100, most=100_000_000,
+        100_000,
+        "REMANENCE_LOG_LENGTH",
+        "entries kept in the change log of a partition: about 4 MB",
+        least=100,
+        most=100_000_000,
     )
     tombstone_ttl: float = option(
-        604800.0, "REMANENCE_TOMBSTONE_TTL", "how long a delete outlives writes that were offline",
-        least=1.0, most=31536000.0,
+        604800.0,
+        "REMANENCE_TOMBSTONE_TTL",
+        "how long a delete outlives writes that were offline",
+        least=1.0,
+        most=31536000.0,
     )
     watermark_ttl: float = option(
-        2592000.0, "REMANENCE_WATERMARK_TTL", "how long the server remembers a silent journal",
-        least=60.0, most=31536000.0,
+        2592000.0,
+        "REMANENCE_WATERMARK_TTL",
+        "how long the server remembers a silent journal",
+        least=60.0,
+        most=31536000.0,
     )
     local_records: int = option(
-        10_000, "REMANENCE_LOCAL_RECORDS", "records remembered on disk for reads while the server is away",
-        least=0, most=100_000_000,
+        10_000,
+        "REMANENCE_LOCAL_RECORDS",
+        "records remembered on disk for reads while the server is away",
+        least=0,
+        most=100_000_000,
     )
     redis_prefix: str = option("memory:", "REDIS_PREFIX", "what the keys of shared state begin with")
     key_prefix: str = option("session:", "KEY_PREFIX", "what the keys of session messages begin with")
@@ -143,8 +172,11 @@ class Settings:
     )
     roles: str = option("user,assistant", "REMANENCE_ROLES", "roles a message may have, by commas")
     conversation_ttl: float = option(
-        43200.0, "REMANENCE_CONVERSATION_TTL", "seconds a conversation's working memory lives",
-        least=0.001, most=315360000.0,
+        43200.0,
+        "REMANENCE_CONVERSATION_TTL",
+        "seconds a conversation's working memory lives",
+        least=0.001,
+        most=315360000.0,
     )
     tls_ca: str = option("", "REMANENCE_TLS_CA", "file of the authorities that sign the server's certificate")
     tls_cert: str = option("", "REMANENCE_TLS_CERT", "file of this client's certificate (mTLS)")
@@ -274,9 +306,7 @@ def mask_url(url: str) -> str:
     return f"{scheme}://{user}:***@{place}"
 
 
-def _build(
-    cls: type[Settings], environ: Mapping[str, str], options: dict[str, Any]
-) -> tuple[Settings, dict[str, str]]:
+def _build(cls: type[Settings], environ: Mapping[str, str], options: dict[str, Any]) -> tuple[Settings, dict[str, str]]:
     known = {f.name: f for f in fields(cls)}
     if unknown := sorted(set(options) - set(known)):
         raise InvalidSetting(f"unknown setting {unknown[0]!r}: one of {', '.join(known)}")

@@ -1,4 +1,4 @@
-"""Connections that lose answers, break, and callers that give up: exactly once, and never another's answer."""
+"""Connections that lose answers or break, and callers that give up: exactly once, never another's answer."""
 
 import asyncio
 import json
@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 
-from remanence import AsyncMemory, Memory, events
-from remanence.model import Append, Put
+from remanence import AsyncMemory, Memory
+from remanence.model import Append
 from remanence.runtime.blocking import run
 from remanence.testing.faults import FaultProxy
-from remanence.testing.oracle import QUICK, child, Heard, eventually, judge, open_files, stored_value
+from remanence.testing.oracle import QUICK, child, eventually, judge, open_files, stored_value
 from remanence.testing.servers import PortClaim, Server
 from remanence.wire.keys import Keyspace
 
@@ -95,7 +95,10 @@ def test_t07_replies_cut_short(server: Server, namespace: str, lengths: range):
 
 
 def test_t07_replies_that_stop_in_the_middle(server: Server, namespace: str):
-    with FaultProxy(server) as proxy, Memory(url=proxy.url, namespace=namespace, **{**QUICK, "deadline": 0.1}) as memory:
+    with (
+        FaultProxy(server) as proxy,
+        Memory(url=proxy.url, namespace=namespace, **{**QUICK, "deadline": 0.1}) as memory,
+    ):
         memory.n = 0
         for i, length in enumerate((0, 1, 5, 17)):
             proxy.cut_reply_after(length, hang=True, after=b"EVALSHA")
@@ -146,7 +149,7 @@ def test_t08_resets_long(server: Server, namespace: str):
 
 
 def test_t08_something_that_is_no_redis_at_all(namespace: str):
-    """Another service answers on the port: an error of the world, which keeps no write and no keeper from going on."""
+    """Another service answers on the port: writes are kept, and the keeper goes on."""
     claim = PortClaim()
     listener = socket.create_server(("127.0.0.1", claim.number))
     stop = threading.Event()

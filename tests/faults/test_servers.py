@@ -1,7 +1,5 @@
 """Servers that die, forget, freeze, load, refuse: nothing acknowledged is lost, doubled or reordered."""
 
-import json
-import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -99,9 +97,7 @@ def test_t01_kill_writers(server: Server, namespace: str, tmp_path: Path, writer
 
 @pytest.mark.soak
 @pytest.mark.timeout(300)
-def test_t01_kill_writers_long(
-    server: Server, namespace: str, tmp_path: Path, writer_of: Callable[..., Writer]
-):
+def test_t01_kill_writers_long(server: Server, namespace: str, tmp_path: Path, writer_of: Callable[..., Writer]):
     killed = kill_writers(server, tmp_path, writer_of, 30)
     settle(server.url, namespace)
     with closing(server.client()) as client:
@@ -120,9 +116,7 @@ def kill_server(server: Server, start: Callable[..., Writer], times: int, pause:
         assert writer.stop() == 0
 
 
-def test_t02_kill_the_server(
-    fresh_server: Fresh, namespace: str, tmp_path: Path, writer_of: Callable[..., Writer]
-):
+def test_t02_kill_the_server(fresh_server: Fresh, namespace: str, tmp_path: Path, writer_of: Callable[..., Writer]):
     server = fresh_server(persistence="aof")
     kill_server(server, writer_of, 3, 0.25)
     settle(server.url, namespace)
@@ -142,9 +136,7 @@ def test_t02_kill_the_server_long(
         assert not audit(client, namespace, oracles(tmp_path))
 
 
-def test_t01_t02_both_at_once(
-    fresh_server: Fresh, namespace: str, tmp_path: Path, writer_of: Callable[..., Writer]
-):
+def test_t01_t02_both_at_once(fresh_server: Fresh, namespace: str, tmp_path: Path, writer_of: Callable[..., Writer]):
     """Servers that lose their last second, and writers that lose their lives."""
     server = fresh_server(persistence="aof")
     stop = threading.Event()
@@ -348,8 +340,16 @@ def test_t12_scripts_are_flushed_while_writing(server: Server, namespace: str):
 
 def test_t14_loading(fresh_server: Fresh, namespace: str):
     server = fresh_server(
-        persistence="aof", fsync="always", extra_args=("--key-load-delay", "10", "--aof-use-rdb-preamble", "no",
-                    "--loading-process-events-interval-bytes", "1024")
+        persistence="aof",
+        fsync="always",
+        extra_args=(
+            "--key-load-delay",
+            "10",
+            "--aof-use-rdb-preamble",
+            "no",
+            "--loading-process-events-interval-bytes",
+            "1024",
+        ),
     )
     with Memory(url=server.url, namespace=namespace, **QUICK) as memory:
         heard = Heard(memory.engine)
@@ -372,202 +372,3 @@ def test_t14_loading(fresh_server: Fresh, namespace: str):
         assert memory.engine.flush(5)
         assert not heard.of(events.ConfigurationRefused) and not heard.of(events.DeadLettered)
         assert items_of(server, namespace) == [f"w:{i + 1}" for i in range(number)]
-
-
-# --- a server that refuses ------------------------------------------------------------------------
-
-
-def refusing(
-    memory: Memory, server: Server, namespace: str, word: str, refuse: Callable[[], Any], relent: Callable[[], Any]
-) -> Heard:
-    """Write before, during and after a refusal: the queue is kept, the reason named, and all is exact."""
-    heard = Heard(memory.engine)
-    append(memory, "w:1")
-    refuse()
-    number = 1
-    for _ in range(20):
-        number += 1
-        started = time.monotonic()
-        append(memory, f"w:{number}")
-        assert time.monotonic() - started < 0.5 + 0.1
-        time.sleep(0.002)
-    status = memory.engine.status()
-    assert word in status.reason, status.reason
-    assert not status.available and status.pending > 0
-    relent()
-    number += 1
-    append(memory, f"w:{number}")
-    assert memory.engine.flush(5)
-    assert items_of(server, namespace) == [f"w:{i + 1}" for i in range(number)]
-    assert not heard.of(events.DeadLettered) and memory.engine.status().dead_letters == 0
-    assert eventually(lambda: memory.engine.status().available and memory.engine.status().reason == "")
-    return heard
-
-
-def test_t15_busy_script(fresh_server: Fresh, namespace: str):
-    server = fresh_server(extra_args=("--lua-time-limit", "50"))
-    spin = "local t = redis.call('TIME')[1] while true do end"
-    spinning: list[threading.Thread] = []
-
-    def refuse() -> None:
-        def evaluate() -> None:
-            with closing(server.client(socket_timeout=10.0)) as client, pytest.raises(Exception, match="kill"):
-                client.eval(spin, 0)
-
-        spinning.append(threading.Thread(target=evaluate))
-        spinning[0].start()
-        time.sleep(0.2)
-
-    def relent() -> None:
-        with closing(server.client()) as client:
-            client.script_kill()
-        spinning[0].join()
-
-    with Memory(url=server.url, namespace=namespace, **QUICK) as memory:
-        refusing(memory, server, namespace, "BUSY", refuse, relent)
-
-
-def test_t15_misconf(fresh_server: Fresh, namespace: str):
-    server = fresh_server(extra_args=("--save", "3600 1", "--enable-protected-configs", "yes"))
-
-    def snapshot(status: str) -> None:
-        with closing(server.client()) as client:
-            client.bgsave()
-            assert eventually(lambda: client.info("persistence")["rdb_last_bgsave_status"] == status)
-
-    def refuse() -> None:
-        shutil.rmtree(server.data_folder)
-        snapshot("err")
-
-    def relent() -> None:
-        server.data_folder.mkdir()
-        with closing(server.client()) as client:
-            client.config_set("dir", str(server.data_folder))
-        snapshot("ok")
-
-    with Memory(url=server.url, namespace=namespace, **QUICK) as memory:
-        refusing(memory, server, namespace, "MISCONF", refuse, relent)
-
-
-def test_t15_noreplicas(fresh_server: Fresh, namespace: str):
-    server = fresh_server()
-
-    def want(replicas: int) -> Callable[[], Any]:
-        def ask() -> None:
-            with closing(server.client()) as client:
-                client.config_set("min-replicas-to-write", replicas)
-
-        return ask
-
-    with Memory(url=server.url, namespace=namespace, **QUICK) as memory:
-        refusing(memory, server, namespace, "NOREPLICAS", want(1), want(0))
-
-
-def test_t15_out_of_memory(fresh_server: Fresh, namespace: str):
-    server = fresh_server()
-
-    def limit(size: int) -> Callable[[], Any]:
-        def ask() -> None:
-            with closing(server.client()) as client:
-                client.config_set("maxmemory", size)
-
-        return ask
-
-    with Memory(url=server.url, namespace=namespace, **QUICK) as memory:
-        memory.known = "here"
-        refusing(memory, server, namespace, "OOM", limit(1), limit(0))
-
-
-def test_t15_a_server_that_only_refuses_writes_still_answers_reads(fresh_server: Fresh, namespace: str):
-    server = fresh_server()
-    with closing(server.client()) as client, Memory(url=server.url, namespace=namespace, **QUICK) as memory:
-        memory.x = 1
-        client.config_set("maxmemory", 1)
-        memory.x = 2
-        name = Keyspace(namespace).data("memory:foreign")
-        client.config_set("maxmemory", 0)
-        client.set(name, json.dumps({"value": "new", "last_modified": 1}))
-        client.config_set("maxmemory", 1)
-        memory.y = 3
-        assert not memory.engine.status().available
-        assert memory.foreign == "new"
-        assert not memory.read("foreign").stale
-        assert memory.x == 2 and memory.y == 3
-        client.config_set("maxmemory", 0)
-        assert memory.engine.flush(5)
-
-
-def test_t16_the_server_becomes_a_replica(fresh_server: Fresh, namespace: str):
-    server, other = fresh_server(), fresh_server()
-
-    def demote() -> None:
-        with closing(server.client()) as client:
-            client.execute_command("REPLICAOF", "127.0.0.1", other.port)
-
-    def promote() -> None:
-        with closing(server.client()) as client:
-            client.execute_command("REPLICAOF", "NO", "ONE")
-
-    with Memory(url=server.url, namespace=namespace, **QUICK) as memory:
-        heard = refusing(memory, server, namespace, "READONLY", demote, promote)
-    assert heard.of(events.BecameUnavailable)
-
-
-# --- permissions ----------------------------------------------------------------------------------
-
-
-def app(server: Server, rules: str) -> None:
-    with closing(server.client()) as client:
-        client.execute_command("ACL", "SETUSER", "app", *rules.split())
-
-
-ALL = "reset on >first ~* &* +@all"
-
-
-def as_app(server: Server, password: str = "first") -> str:
-    return f"redis://app:{password}@127.0.0.1:{server.port}/0"
-
-
-@pytest.mark.parametrize(
-    ("rules", "word", "kicked"),
-    [
-        (ALL.replace("first", "second"), "password", True),
-        ("off", "password", True),
-        ("-evalsha -eval", "NOPERM", False),
-        ("-@all", "NOPERM", False),
-        ("resetkeys ~other:*", "NOPERM", False),
-        ("-rpush", "NOPERM", False),
-        ("-set -setrange", "NOPERM", False),
-        ("-@write", "NOPERM", False),
-        ("-hset", "NOPERM", False),
-        ("-xadd", "NOPERM", False),
-        ("-hmget", "NOPERM", False),
-    ],
-)
-def test_t22_rights_taken_away(fresh_server: Fresh, namespace: str, rules: str, word: str, kicked: bool):
-    server = fresh_server()
-    app(server, ALL)
-
-    def refuse() -> None:
-        app(server, rules)
-        if kicked:
-            with closing(server.client()) as client:
-                client.execute_command("CLIENT", "KILL", "USER", "app")
-
-    with Memory(url=as_app(server), namespace=namespace, **QUICK) as memory:
-        heard = Heard(memory.engine)
-        append(memory, "w:1")
-        memory.n = 0
-        refuse()
-        for i in range(10):
-            append(memory, f"w:{i + 2}")
-            memory.increment("n")
-        status = memory.engine.status()
-        assert not status.available and word in status.reason, status.reason
-        assert status.dead_letters == 0 and not heard.of(events.DeadLettered)
-        app(server, ALL)
-        assert memory.engine.flush(5)
-        assert memory.n == 10
-        assert items_of(server, namespace) == [f"w:{i + 1}" for i in range(11)]
-        assert heard.of(events.ConfigurationRefused)
-        assert memory.engine.status().dead_letters == 0

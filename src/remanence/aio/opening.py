@@ -38,4 +38,3 @@ class AsyncOpened(Generic[F]):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self.close()
-

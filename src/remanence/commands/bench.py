@@ -55,9 +55,7 @@ def _kind(wanted: str | None) -> str:
     return kind
 
 
-def _measure(
-    kind: str, cases: Sequence[Case], amount: Amount, output: Output
-) -> tuple[list[Line], dict[str, str]]:
+def _measure(kind: str, cases: Sequence[Case], amount: Amount, output: Output) -> tuple[list[Line], dict[str, str]]:
     columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
     shown = output.aside.is_terminal
     with Progress(*columns, console=output.aside, transient=True, disable=not shown) as progress:

@@ -78,9 +78,7 @@ def judge_filesystem(kind: str) -> Check:
             "set REMANENCE_PATH to a local disk",
         )
     if kind in ("tmpfs", "ramfs"):
-        return Check(
-            "file system", WARN, f"{kind}: gone when the machine restarts", "set REMANENCE_PATH to a disk"
-        )
+        return Check("file system", WARN, f"{kind}: gone when the machine restarts", "set REMANENCE_PATH to a disk")
     if kind == "overlay":
         return Check(
             "file system",
@@ -94,9 +92,7 @@ def judge_filesystem(kind: str) -> Check:
 def judge_space(free: int, journal_bytes: int) -> Check:
     """Whether there is room for what may have to wait."""
     if free < SCARCE_BYTES:
-        return Check(
-            "disk space", FAIL, f"{sized(free)} free", "free some: writes will fail while the server is away"
-        )
+        return Check("disk space", FAIL, f"{sized(free)} free", "free some: writes will fail while the server is away")
     wanted = min(ENOUGH_BYTES, journal_bytes)
     if free < wanted:
         advice = f"an outage may need up to {sized(journal_bytes)} (REMANENCE_JOURNAL_BYTES)"
@@ -151,9 +147,7 @@ def journal_checks(journals: Sequence[JournalFile], damaged: Sequence[str]) -> l
 def _journal(journal: JournalFile) -> Check:
     name = Path(journal.path).name
     if journal.problem:
-        return Check(
-            "journal", FAIL, f"{name}: {journal.problem}", f"move it out of {Path(journal.path).parent}"
-        )
+        return Check("journal", FAIL, f"{name}: {journal.problem}", f"move it out of {Path(journal.path).parent}")
     owner = "in use" if journal.in_use else "left by a process that ended"
     told = f"{name}: {journal.pending} pending{'' if journal.in_use else ' at most'}, {owner}"
     if journal.dead:

@@ -42,9 +42,7 @@ NO_SERVER: Final = (
 
 def configure(parser: ArgumentParser) -> None:
     """The verb has no arguments of its own."""
-    parser.epilog = (
-        "It works in a temporary folder, with a server of its own, and takes them away at its end."
-    )
+    parser.epilog = "It works in a temporary folder, with a server of its own, and takes them away at its end."
 
 
 def run(call: Namespace, output: Output) -> int:
@@ -125,9 +123,7 @@ def _outlives(folder: Path, output: Output) -> Outage | None:
         return None
     with Server(persistence="aof") as server, private_place(folder, server.url):
         _paragraph(f"Two processes add messages to one session on a private {_named(server)}.", output)
-        output.say(
-            Text(f"{'':{INDENT}}{'time':>6}   server {'written':>8} {'waiting':>8}   in the journals", "dim")
-        )
+        output.say(Text(f"{'':{INDENT}}{'time':>6}   server {'written':>8} {'waiting':>8}   in the journals", "dim"))
         outage = outlive(server, folder, lambda moment: _moment(moment, output))
     output.say("")
     _paragraph(
@@ -178,13 +174,9 @@ def _verdict(who: str, found: Tally, output: Output) -> None:
 
 def _end(fine: bool, seconds: float, output: Output) -> None:
     if not fine:
-        output.say(
-            Text("Something was lost, doubled or out of order. Please report what is above.", "bold red")
-        )
+        output.say(Text("Something was lost, doubled or out of order. Please report what is above.", "bold red"))
         return
-    output.say(
-        Text(f"That took {seconds:.0f} seconds. Its folder, its processes and its server are gone.", "bold")
-    )
+    output.say(Text(f"That took {seconds:.0f} seconds. Its folder, its processes and its server are gone.", "bold"))
     output.say(
         "Next: name a server (REDIS_URL=redis://host:6379/0) and memories are shared between machines; "
         "`remanence doctor` checks it.\n"

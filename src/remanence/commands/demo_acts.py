@@ -213,8 +213,7 @@ class _Reports:
     def __init__(self, children: Sequence[Child]) -> None:
         self.last: list[dict[str, Any]] = [{"written": 0, "waiting": 0, "resent": 0} for _ in children]
         self._threads = [
-            threading.Thread(target=self._listen, args=(at, child), daemon=True)
-            for at, child in enumerate(children)
+            threading.Thread(target=self._listen, args=(at, child), daemon=True) for at, child in enumerate(children)
         ]
         for thread in self._threads:
             thread.start()
@@ -227,8 +226,11 @@ class _Reports:
         for thread in self._threads:
             thread.join(PATIENCE)
 
-    def total(self, name: str) -> Any:
-        return sum(each[name] for each in self.last)
+    def each(self, name: str) -> list[int]:
+        return [int(report[name]) for report in self.last]
+
+    def total(self, name: str) -> int:
+        return sum(self.each(name))
 
 
 def outlive(server: Server, folder: Path, show: Callable[[Moment], None]) -> Outage:
@@ -250,9 +252,10 @@ def outlive(server: Server, folder: Path, show: Callable[[Moment], None]) -> Out
         down = time.monotonic() - killed
         watch.tell("started again with its files; writers look for it every 2 s at least", up=True)
         watch.until_drained()
+        before = reports.each("resent")
         server.restart_empty()
         watch.tell("kill -9 again, its disk wiped: started with nothing", up=True)
-        watch.until_resent()
+        watch.until_resent(before)
         watch.look_on(UP, up=True)
         watch.until_drained()
         for child in (one, two):
@@ -277,17 +280,18 @@ class _Watch:
 
     def until_written(self) -> None:
         """Wait until all write; the clock starts then."""
-        self._await("written", "the processes of the demo did not begin to write")
+        self._await("written", [0, 0], "the processes of the demo did not begin to write")
         self._started = time.monotonic()
 
-    def until_resent(self) -> None:
-        """Wait until all have noticed that the server forgot, and say so."""
-        self._await("resent", "the processes of the demo did not notice that the server had forgotten")
-        self.tell(f"the journals send again the {self._reports.total('resent'):,} writes it forgot", up=True)
+    def until_resent(self, before: Sequence[int]) -> None:
+        """Wait until all have noticed that the server forgot, and say so; `before` was sent again earlier."""
+        self._await("resent", before, "the processes of the demo did not notice that the server had forgotten")
+        forgotten = self._reports.total("resent") - sum(before)
+        self.tell(f"the journals send again the {forgotten:,} writes it forgot", up=True)
 
-    def _await(self, name: str, failure: str) -> None:
+    def _await(self, name: str, before: Sequence[int], failure: str) -> None:
         end = time.monotonic() + PATIENCE
-        while not all(each[name] for each in self._reports.last):
+        while not all(now > then for now, then in zip(self._reports.each(name), before, strict=True)):
             if time.monotonic() > end:
                 raise DemoFailed(failure)
             time.sleep(0.02)

@@ -43,9 +43,7 @@ def run(call: Namespace, output: Output) -> int:
         {
             "place": place,
             "settings": [{"name": n, "value": value, "source": source} for n, value, source in explained],
-            "checks": [
-                {"name": c.name, "state": c.state, "found": c.found, "advice": c.advice} for c in checks
-            ],
+            "checks": [{"name": c.name, "state": c.state, "found": c.found, "advice": c.advice} for c in checks],
             "away": away,
         }
     )

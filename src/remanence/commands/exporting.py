@@ -36,9 +36,7 @@ PATIENCE: Final = 30.0
 
 def configure(parser: ArgumentParser) -> None:
     """The verb's own arguments."""
-    parser.add_argument(
-        "file", nargs="?", default="-", metavar="FILE", help="where to write; - is stdout (default)"
-    )
+    parser.add_argument("file", nargs="?", default="-", metavar="FILE", help="where to write; - is stdout (default)")
     parser.add_argument("--prefix", default=None, metavar="TEXT", help="only keys that begin with this")
     parser.add_argument("--overwrite", action="store_true", help="replace FILE if it exists")
     parser.epilog = (
@@ -65,9 +63,7 @@ def run(call: Namespace, output: Output) -> int:
         output.facts({"file": call.file, "records": export.records, "left_out": left_out})
     output.note(f"{export.records:,} records exported{f' to {call.file}' if call.file != '-' else ''}")
     if left_out:
-        output.note(
-            f"{left_out:,} keys of other programs, or of types that memories do not use, were left out"
-        )
+        output.note(f"{left_out:,} keys of other programs, or of types that memories do not use, were left out")
     return 0
 
 
@@ -84,9 +80,7 @@ def _target(name: str, overwrite: bool) -> Iterator[IO[bytes]]:
     except FileExistsError:
         raise InvalidArgument(f"{name} exists: choose another name, or say --overwrite") from None
     except OSError as error:
-        raise InvalidArgument(
-            f"{name} cannot be written: {(error.strerror or 'no reason given').lower()}"
-        ) from None
+        raise InvalidArgument(f"{name} cannot be written: {(error.strerror or 'no reason given').lower()}") from None
     with os.fdopen(descriptor, "wb") as file:
         yield file
 

@@ -70,9 +70,7 @@ def _source(name: str) -> Iterator[tuple[IO[bytes], int | None]]:
     try:
         file = open(name, "rb")  # noqa: SIM115 - closed below, once opening is known to have worked
     except OSError as error:
-        raise InvalidArgument(
-            f"{name} cannot be read: {(error.strerror or 'no reason given').lower()}"
-        ) from None
+        raise InvalidArgument(f"{name} cannot be read: {(error.strerror or 'no reason given').lower()}") from None
     with file:
         yield file, os.fstat(file.fileno()).st_size or None
 
@@ -87,9 +85,7 @@ def _progress(output: Output) -> Progress:
 class Import:
     """One pass over an export."""
 
-    def __init__(
-        self, settings: Settings, engine: BlockingEngine, on_existing: str, prefix: str, name: str
-    ) -> None:
+    def __init__(self, settings: Settings, engine: BlockingEngine, on_existing: str, prefix: str, name: str) -> None:
         """`name` is what errors call the file."""
         self.stored = 0
         self.skipped = 0
@@ -191,9 +187,7 @@ class Import:
         before: list[Write] = [Delete(entry.key)] if there else []
         if entry.kind == "list":
             return [*before, Append(entry.key, entry.items, entry.ttl)]
-        base = (
-            None if self._on_existing == "replace" else ABSENT
-        )  # whoever came between us is not overwritten
+        base = None if self._on_existing == "replace" else ABSENT  # whoever came between us is not overwritten
         return [*before, Put(entry.key, entry.items[0], entry.ttl, base)]
 
     def _store(self, writes: list[Write], sources: list[tuple[int, Entry]]) -> None:

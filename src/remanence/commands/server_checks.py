@@ -87,11 +87,7 @@ def judge_memory(facts: Mapping[str, str]) -> Check:
     """Whether the server may throw memories away, and how full it is."""
     policy = facts.get("maxmemory_policy", "unknown")
     most, used = int(facts.get("maxmemory", 0)), int(facts.get("used_memory", 0))
-    told = (
-        f"{sized(used)} used of {sized(most)}, {policy}"
-        if most
-        else f"{sized(used)} used, no limit, {policy}"
-    )
+    told = f"{sized(used)} used of {sized(most)}, {policy}" if most else f"{sized(used)} used, no limit, {policy}"
     if policy != "noeviction" and most:
         advice = "when full it deletes memories: CONFIG SET maxmemory-policy noeviction"
         return Check("memory", FAIL, told, advice)
@@ -106,14 +102,10 @@ def judge_persistence(facts: Mapping[str, str]) -> Check:
     """What is left of the server's memories after it ended."""
     if facts.get("aof_enabled") == "1":
         if facts.get("aof_last_write_status", "ok") != "ok":
-            return Check(
-                "persistence", FAIL, "its append-only file cannot be written", "free the server's disk"
-            )
+            return Check("persistence", FAIL, "its append-only file cannot be written", "free the server's disk")
         return Check("persistence", OK, "append-only file")
     if facts.get("rdb_last_bgsave_status", "ok") != "ok":
-        return Check(
-            "persistence", FAIL, "its last snapshot failed", "free the server's disk, and see its log"
-        )
+        return Check("persistence", FAIL, "its last snapshot failed", "free the server's disk, and see its log")
     return Check(
         "persistence",
         WARN,

@@ -52,9 +52,7 @@ class Snapshot(msgspec.Struct, frozen=True):
 def configure(parser: ArgumentParser) -> None:
     """The verb's own arguments."""
     parser.add_argument("--live", action="store_true", help="show it anew again and again, until Ctrl-C")
-    parser.add_argument(
-        "--interval", type=_seconds, default=1.0, metavar="S", help="seconds between looks (1)"
-    )
+    parser.add_argument("--interval", type=_seconds, default=1.0, metavar="S", help="seconds between looks (1)")
 
 
 def _seconds(text: str) -> float:
@@ -124,9 +122,7 @@ def _count(settings: Settings, engine: BlockingEngine) -> Count:
     faces: Counter[str] = Counter()
     cursor, end = "", time.monotonic() + PATIENCE
     while True:
-        keys, cursor = driven(
-            engine.gateway.store.scan("", cursor, 1000, time.monotonic() + settings.deadline)
-        )
+        keys, cursor = driven(engine.gateway.store.scan("", cursor, 1000, time.monotonic() + settings.deadline))
         faces.update(face_of(key, settings) for key in keys)
         cut = bool(cursor) and (faces.total() >= MOST_KEYS or time.monotonic() >= end)
         if cut or not cursor:
@@ -143,9 +139,7 @@ def face_of(key: str, settings: Settings) -> str:
     second, colon, _ = rest.partition(":")
     if first == "memory" and colon and second in ("WORKING_MEMORY", "SHORT_TERM_MEMORY", "LONG_TERM_MEMORY"):
         return "conversation memory"
-    if first in ("agent", "skill") or (
-        first == "memory" and colon and second in ("episodic", "semantic", "skill")
-    ):
+    if first in ("agent", "skill") or (first == "memory" and colon and second in ("episodic", "semantic", "skill")):
         return "agent memory"
     return "shared state" if key.startswith(settings.redis_prefix) else OTHERS
 
@@ -194,17 +188,13 @@ def _places(found: Snapshot) -> Table:
     facts = found.facts
     if facts:
         table.add_row("  store", f"{facts['kind']} {facts['version']}".strip())
-        table.add_row(
-            "  used memory" if found.backend != "sqlite" else "  file", sized(int(facts["used_memory"]))
-        )
+        table.add_row("  used memory" if found.backend != "sqlite" else "  file", sized(int(facts["used_memory"])))
         if "log" in facts:
             table.add_row("  change log", f"{int(facts['log']):,}")
     elif found.available:
         table.add_row("  nothing stored yet", "")
     for face, count in sorted(found.count.faces.items(), key=lambda each: -each[1]):
-        table.add_row(
-            f"  {face}", f"{count:,}{'+' if found.count.cut else ''} {'key' if count == 1 else 'keys'}"
-        )
+        table.add_row(f"  {face}", f"{count:,}{'+' if found.count.cut else ''} {'key' if count == 1 else 'keys'}")
     if found.count.cut:
         looked = sum(found.count.faces.values())
         table.add_row(Text(f"  counted among the first {looked:,} keys", "dim"), "")
@@ -226,7 +216,5 @@ def _journals(journals: Sequence[JournalFile]) -> Table:
             table.add_row(name, Text(state, "dim"), Text("?", "red"))
             continue
         pending = Text(f"{each.pending:,}", "yellow" if each.pending else "")
-        table.add_row(
-            name, Text(state, "dim"), pending, f"{each.retained:,}", f"{each.dead:,}", f"{each.refused:,}"
-        )
+        table.add_row(name, Text(state, "dim"), pending, f"{each.retained:,}", f"{each.dead:,}", f"{each.refused:,}")
     return table

@@ -210,9 +210,7 @@ def _reason(error: Exception) -> str:
     """What msgspec says of the structure; it names fields and positions, never a value."""
     if isinstance(error, msgspec.ValidationError):
         return str(error)
-    return (
-        "it is not one JSON object" if isinstance(error, msgspec.DecodeError) else "its text cannot be read"
-    )
+    return "it is not one JSON object" if isinstance(error, msgspec.DecodeError) else "its text cannot be read"
 
 
 def at_line(number: int, name: str, error: RemanenceError) -> NotAnExport:

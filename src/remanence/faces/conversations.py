@@ -187,9 +187,7 @@ class Conversations(Face):
         memories = [IWorkingMemory(text) for text in chosen] if fits else []
         return Reading(memories, reading.source, reading.as_of)
 
-    async def retrieve_safe(
-        self, input: Asked, default: Sequence[IWorkingMemory] = ()
-    ) -> list[IWorkingMemory]:
+    async def retrieve_safe(self, input: Asked, default: Sequence[IWorkingMemory] = ()) -> list[IWorkingMemory]:
         """As `retrieve`; a copy of `default` where the server is away and the memory is not known here."""
         try:
             return await self.retrieve(input)
@@ -270,9 +268,7 @@ class Conversations(Face):
                 raise refusal(write, receipt)
         raise Rejected(f"{key} was changed by others {ATTEMPTS} times in a row", "contention")
 
-    def _amended(
-        self, record: Record, place: int, words: list[str], metadata: dict[str, Any] | None
-    ) -> Write:
+    def _amended(self, record: Record, place: int, words: list[str], metadata: dict[str, Any] | None) -> Write:
         document, items = parsed(record)
         if not 0 <= place < len(items):
             raise _missing(record.key if place == _NOWHERE else f"{record.key}#{place}")

@@ -18,9 +18,7 @@ LATE: Final = 100
 class Search:
     """What was found so far, from the end of a session towards its beginning."""
 
-    def __init__(
-        self, key: str, most: int, since: datetime | None = None, before: datetime | None = None
-    ) -> None:
+    def __init__(self, key: str, most: int, since: datetime | None = None, before: datetime | None = None) -> None:
         self.key = key
         self.since = since
         self.before = before

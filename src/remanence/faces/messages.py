@@ -164,11 +164,7 @@ class Messages(Face):
             raise InvalidValue(f"{at}content must be text, not {type(content).__name__}")
         if metadata is not None and not isinstance(metadata, dict):
             raise InvalidValue(f"{at}metadata must be a dict, not {type(metadata).__name__}")
-        when = (
-            now
-            if timestamp is None
-            else _moment(timestamp, f"{at}timestamp").isoformat(timespec="microseconds")
-        )
+        when = now if timestamp is None else _moment(timestamp, f"{at}timestamp").isoformat(timespec="microseconds")
         message: Message = {"role": role, "content": content, "timestamp": when}
         if metadata:
             message["metadata"] = metadata
@@ -355,9 +351,7 @@ def _message(given: Any, path: str) -> Message:
     if isinstance(given, dict):
         for name in given:
             if name not in _FIELDS:
-                raise InvalidArgument(
-                    f"{path} has a field {name!r:.60} that no message has: put it into its metadata"
-                )
+                raise InvalidArgument(f"{path} has a field {name!r:.60} that no message has: put it into its metadata")
         return given
     if isinstance(given, tuple | list) and 2 <= len(given) <= len(_FIELDS):
         return dict(zip(_FIELDS, given, strict=False))

@@ -36,9 +36,7 @@ class MissingAttribute(Missing, AttributeError):
 class State(Face):
     """Named values under one prefix, as coroutines. `AsyncMemory` and `Memory` are made of it."""
 
-    def __init__(
-        self, opener: Callable[[], Gateway], settings: Settings, conversation: str | None = None
-    ) -> None:
+    def __init__(self, opener: Callable[[], Gateway], settings: Settings, conversation: str | None = None) -> None:
         """Reads nothing. `conversation` puts every name under that id."""
         super().__init__(opener, settings)
         self._shared = conversation is None
@@ -311,4 +309,3 @@ def _same(record: Record | None, expected: JSON) -> bool:
     if record is None or expected is MISSING:
         return record is None and expected is MISSING
     return bool(_value(record) == expected)
-

@@ -29,11 +29,20 @@ class Cancelled(BaseException):
 class SimulatedTask(Generic[T]):
     """A coroutine under way. `result` and `error` are set when it has ended."""
 
-    __slots__ = ("_simulation", "_steps", "awaited", "done", "error", "name", "owner", "result", "ticket", "waiters")
+    __slots__ = (
+        "_simulation",
+        "_steps",
+        "awaited",
+        "done",
+        "error",
+        "name",
+        "owner",
+        "result",
+        "ticket",
+        "waiters",
+    )
 
-    def __init__(
-        self, simulation: "Simulation", name: str, steps: Coroutine[Any, Any, T], owner: object
-    ) -> None:
+    def __init__(self, simulation: "Simulation", name: str, steps: Coroutine[Any, Any, T], owner: object) -> None:
         self.name = name
         self.owner = owner
         self.done = False
@@ -142,9 +151,7 @@ class Simulation:
         self._set = 0
         self._tasks: dict[SimulatedTask[Any], None] = {}
 
-    def spawn(
-        self, name: str, work: Coroutine[Any, Any, T], owner: object = None
-    ) -> SimulatedTask[T]:
+    def spawn(self, name: str, work: Coroutine[Any, Any, T], owner: object = None) -> SimulatedTask[T]:
         """Begin a task of `owner`."""
         task = SimulatedTask(self, name, work, owner)
         self._tasks[task] = None
@@ -355,5 +362,5 @@ class SimulatedRuntime:
             raise task.error
 
     def kill(self) -> None:
-        """kill -9: every task of this process vanishes."""
+        """Kill -9: every task of this process vanishes."""
         self._simulation.kill(self)

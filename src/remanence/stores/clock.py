@@ -5,7 +5,7 @@ store's time already; where it has not, the stamp is this machine's belief, and 
 """
 
 from remanence.protocols import Runtime
-from remanence.stores.journal import Row
+from remanence.stores.rows import Row
 
 AS_BELIEVED = 1000
 """Microseconds within which a stamp is this machine's own wall clock, uncorrected."""
@@ -19,7 +19,7 @@ class StoreClock:
 
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
-        self._heard = 0
+        self._heard = self._last = 0
         self._wall = self._boot = self._error = 0.0
 
     def hear(self, told: int, before: float) -> None:
@@ -33,6 +33,8 @@ class StoreClock:
         expected = self._heard + (middle - self._boot) * 1e6
         if self._heard and known < error and abs(told - expected) <= (known + error) * 1e6:
             return
+        if not self._heard:
+            self._last = 0  # what this machine believed until now must not lead the store's time
         self._boot, self._error = middle, error
         self._wall = self._runtime.wall() - (boot - middle)
         self._heard = told
@@ -43,6 +45,15 @@ class StoreClock:
             return int(self._runtime.wall() * 1e6)
         return self._heard + int((self._runtime.boottime() - self._boot) * 1e6)
 
+    def tick(self, highest: int) -> int:
+        """A stamp for a write made now: behind the last one, and behind `highest`, which the store has seen."""
+        now = self.now()
+        if self._heard:
+            self._last = max(now, self._last + 1, highest + 1)
+        else:  # behind the last one only where that is the same moment: our clock may have been set back
+            self._last = max(now, self._last + 1) if abs(now - self._last) < AS_BELIEVED else now
+        return self._last
+
     def dated(self, row: Row, *, same_start: bool) -> int:
         """The stamp of a row in the store's time. `same_start`: of this machine, since it started."""
         believed = int(row.wall * 1e6)
@@ -50,4 +61,5 @@ class StoreClock:
             return row.hlc
         if same_start:  # exact, even where the wall clock was set meanwhile
             return row.hlc + self._heard - int((self._boot - row.boot) * 1e6) - believed
-        return row.hlc + self._heard - int(self._wall * 1e6)
+        # where the wall clock was set before a restart nobody knows; but not later than now
+        return min(row.hlc + self._heard - int(self._wall * 1e6), self.now())

@@ -21,7 +21,14 @@ class DirectStore:
     """A `Gateway` that applies each write at once."""
 
     def __init__(
-        self, store: Store, runtime: Runtime, settings: Settings, tell: events.Events, *, place: str, durable: bool
+        self,
+        store: Store,
+        runtime: Runtime,
+        settings: Settings,
+        tell: events.Events,
+        *,
+        place: str,
+        durable: bool,
     ) -> None:
         """`place` is what `Status.journal` shows: the file, or "volatile"."""
         self.store = store

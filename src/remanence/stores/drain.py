@@ -23,23 +23,24 @@ from remanence.model import (
     CONFLICT,
     FAULT,
     OK,
+    PASSED,
     STALE,
     WRONG_KIND,
     Append,
     Batch,
-
     Outcome,
-
     Record,
+    State,
     Touch,
     Watermark,
 )
 from remanence.protocols import Fetch, Length, Runtime, Store
 from remanence.settings import Settings
 from remanence.stores.clock import StoreClock
-from remanence.stores.journal import Journal, Lineage, Row
+from remanence.stores.journal import Journal
 from remanence.stores.known import Document, Knowledge, Known, of_record
 from remanence.stores.resolve import NOTHING, Intent, Resolution, lifetime, needed, remaining, resolve
+from remanence.stores.rows import Lineage, Row
 from remanence.wire import codec
 
 LIVE_SECONDS = 2.0
@@ -56,7 +57,7 @@ class Settled(msgspec.Struct, frozen=True):
     """What became of a row: `state` as in `Receipt`, the edit's result, the reason when rejected."""
 
     n: int
-    state: str
+    state: State
     result: object = None
     reason: str = ""
 
@@ -293,7 +294,9 @@ class Drain:
             hlc = max(hlc, at + 1)
         self._dated[lineage.name] = seq, hlc
         ttl = lifetime(row.write)
-        return Intent(row.op_id, hlc, row.write, live, remaining(ttl, age) if age >= LIVE_SECONDS else ttl)
+        left = remaining(ttl, age)
+        # what was made just now lives as long as was asked for, unless it was seen to have passed here already
+        return Intent(row.op_id, hlc, row.write, live, left if age >= LIVE_SECONDS or left == PASSED else ttl)
 
     def _same_start(self, lineage: Lineage) -> bool:
         return bool(lineage.boot_id) and lineage.boot_id == self._runtime.boot_id()
@@ -393,5 +396,3 @@ class Drain:
             before = self.known.get(write.key)
             if before is not None:
                 self.known.put(write.key, msgspec.structs.replace(before, n=row.n, expires=expires))
-
-

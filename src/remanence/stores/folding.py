@@ -67,7 +67,12 @@ def _etag(view: View) -> str:
 
 
 def _replace(view: View, late: Late, body: bytes, ttl: int) -> None:
-    view.known, view.record, view.items, view.length = True, Record(view.key, body, late.op_id, late.hlc), [], 0
+    view.known, view.record, view.items, view.length = (
+        True,
+        Record(view.key, body, late.op_id, late.hlc),
+        [],
+        0,
+    )
     _live(view, late, ttl)
 
 

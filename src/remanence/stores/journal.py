@@ -8,77 +8,16 @@ Applied rows stay for a while: a server that forgets is told again.
 
 import contextlib
 import hashlib
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
-import msgspec
-
 from remanence.errors import JournalFull, RemanenceError
-from remanence.model import Blank, Put, Write
+from remanence.model import Blank, Write
 from remanence.protocols import Runtime
+from remanence.stores.rows import Lineage, Outcome, Row, encode, is_blind, read_row
 from remanence.wire.sqlite import AlreadyThere, Database, FileDamaged
 
 SCHEMA = 1
-_encode = msgspec.msgpack.Encoder().encode
-_decode = msgspec.msgpack.Decoder(Write).decode
-
-
-class Row(msgspec.Struct, frozen=True):
-    """A journalled write: its row number, identity, and when it was made."""
-
-    n: int
-    op_id: str
-    hlc: int
-    write: Write
-    wall: float
-    boot: float
-    size: int
-
-
-@dataclass
-class Lineage:
-    """One history in the file, as it stands now."""
-
-    name: str
-    first: int
-    count: int
-    acked: int = 0
-    pruned: int = 0
-    pruned_id: str = ""
-    boot_id: str = ""
-    print: str = ""
-
-    @property
-    def pending(self) -> int:
-        """Writes the server does not have yet."""
-        return self.count - self.acked
-
-    @property
-    def kept(self) -> int:
-        """Writes that are still in the file, applied or not."""
-        return self.count - self.pruned
-
-    def row(self, seq: int) -> int:
-        """The row number of write `seq`."""
-        return self.first + seq - 1
-
-    @property
-    def end(self) -> int:
-        """The row number of the last write."""
-        return self.first + self.count - 1
-
-
-class Outcome(msgspec.Struct, frozen=True):
-    """A write without effect, kept for people: `kind` is conflict, stale, rejected or dead."""
-
-    n: int
-    op_id: str
-    key: str
-    kind: str
-    reason: str
-    wall: float
 
 
 class Journal:
@@ -101,7 +40,7 @@ class Journal:
         self._indexed = self._value("indexed", 0)
         self.unreadable: list[Row] = []
         """Rows that were found unreadable and set aside, for whoever tells of it to take."""
-        self.pending_bytes = self._measure()
+        self.pending_bytes = self.measure()
         self.retained_bytes = int(self._database.run("SELECT coalesce(sum(length(write)), 0) FROM rows")[0][0])
 
     @property
@@ -166,7 +105,8 @@ class Journal:
             )
         self.lineages.append(Lineage(name, first, 0, boot_id=self._boot_id, print=fingerprint))
 
-    def _measure(self) -> int:
+    def measure(self) -> int:
+        """Bytes of the writes the server does not have yet."""
         return sum(
             self._database.run(
                 "SELECT coalesce(sum(length(write)), 0) FROM rows WHERE n BETWEEN ? AND ?",
@@ -189,9 +129,9 @@ class Journal:
             rows: list[Row] = []
             for op_id, hlc, write in entries:
                 n += 1
-                data = _encode(write)
+                data = encode(write)
                 size += len(data)
-                stored.append((n, op_id, hlc, write.key, data, wall, boot, _is_blind(write)))
+                stored.append((n, op_id, hlc, write.key, data, wall, boot, is_blind(write)))
                 rows.append(Row(n, op_id, hlc, write, wall, boot, len(data)))
             try:
                 self._insert(stored)
@@ -213,7 +153,7 @@ class Journal:
     def _resume(self) -> None:
         last = self._database.run("SELECT coalesce(max(n), 0) FROM rows")[0][0]
         self.active.count = max(self.active.count, last - self.active.first + 1)
-        self.pending_bytes = self._measure()
+        self.pending_bytes = self.measure()
 
     def refresh(self) -> None:
         """Take in what another process did to this very file: rows it added, rows it forgot."""
@@ -263,7 +203,7 @@ class Journal:
     def _read(self, raw: Sequence[Any]) -> Row:
         """A row; one that cannot be read becomes a dead letter, and its place in the order is empty."""
         try:
-            return _row(raw)
+            return read_row(raw)
         except FileDamaged as error:
             n, op_id, hlc, data, wall, boot = raw
             key = self._database.run("SELECT key FROM rows WHERE n = ?", (n,))[0][0]
@@ -302,9 +242,7 @@ class Journal:
         if self._indexed >= last:
             return
         with self._database.transaction():
-            self._database.run(
-                "INSERT OR IGNORE INTO by_key SELECT key, n FROM rows WHERE n > ?", (self._indexed,)
-            )
+            self._database.run("INSERT OR IGNORE INTO by_key SELECT key, n FROM rows WHERE n > ?", (self._indexed,))
             self._database.run("INSERT OR REPLACE INTO meta VALUES ('indexed', ?)", (last,))
         self._indexed = last
 
@@ -317,7 +255,8 @@ class Journal:
         if seq == lineage.pruned:
             return lineage.pruned_id
         found = self._database.run(
-            "SELECT op_id FROM rows WHERE n = ? AND n BETWEEN ? AND ?", (lineage.row(seq), lineage.first, lineage.end)
+            "SELECT op_id FROM rows WHERE n = ? AND n BETWEEN ? AND ?",
+            (lineage.row(seq), lineage.first, lineage.end),
         )
         return found[0][0] if found else None
 
@@ -334,7 +273,7 @@ class Journal:
     def acknowledge(self, lineage: Lineage, seq: int, size: int | None = None) -> None:
         """The server has writes up to `seq`; in memory until `save`. `size`: bytes that are done."""
         lineage.acked = seq
-        self.pending_bytes = self._measure() if size is None else max(0, self.pending_bytes - size)
+        self.pending_bytes = self.measure() if size is None else max(0, self.pending_bytes - size)
 
     def rewind(self, lineage: Lineage, seq: int) -> None:
         """The server has fewer writes than it had: durable at once."""
@@ -365,11 +304,17 @@ class Journal:
             self._database.run("UPDATE lineages SET count = ?, acked = ? WHERE name = ?", (keep, keep, lineage.name))
             self._database.run(
                 "INSERT OR REPLACE INTO lineages (name, first, count, boot_id, print) VALUES (?, ?, ?, ?, ?)",
-                (name, successor.first, None if active else successor.count, successor.boot_id, successor.print),
+                (
+                    name,
+                    successor.first,
+                    None if active else successor.count,
+                    successor.boot_id,
+                    successor.print,
+                ),
             )
         lineage.count = lineage.acked = keep
         self.lineages.insert(self.lineages.index(lineage) + 1, successor)
-        self.pending_bytes = self._measure()
+        self.pending_bytes = self.measure()
         return name
 
     def renew(self) -> str:
@@ -382,8 +327,8 @@ class Journal:
 
         A server that forgets would otherwise be sent what its writer was told had been refused.
         """
-        key, nothing = row.write.key, _encode(Blank(row.write.key))
-        data = _encode(row.write) if data is None else data
+        key, nothing = row.write.key, encode(Blank(row.write.key))
+        data = encode(row.write) if data is None else data
         with self._database.transaction():
             self._database.run(
                 "INSERT OR REPLACE INTO outcomes VALUES (?, ?, ?, ?, ?, ?, ?)",
@@ -406,92 +351,6 @@ class Journal:
         """How many writes without effect of a kind are kept."""
         return int(self._database.run("SELECT count(*) FROM outcomes WHERE kind = ?", (kind,))[0][0])
 
-    # --- keeping it small -----------------------------------------------------------------------
-
-    def prune(self, before: float, most_bytes: int, chunk: int = 2000) -> int:
-        """Forget applied rows made before wall time `before`, or the oldest past `most_bytes`; how many.
-
-        Only what the server has is forgotten, oldest first, at most `chunk` rows a call.
-        """
-        removed = 0
-        for lineage in list(self.lineages):
-            upto = self._prunable(lineage, before, most_bytes, chunk)
-            if upto > lineage.pruned:
-                removed += self._remove(lineage, upto)
-            if lineage.pruned < lineage.count:
-                break  # rows go oldest first
-            if lineage is not self.active and (not lineage.count or self._outlived(lineage)):
-                self._database.run("DELETE FROM lineages WHERE name = ?", (lineage.name,))
-                self.lineages.remove(lineage)
-        return removed
-
-    def _outlived(self, lineage: Lineage) -> bool:
-        """Whether a server that forgets this lineage must forget writes of a later one that are not kept either.
-
-        Until then its watermark alone can tell that they were lost.
-        """
-        return any(later.pruned for later in self.lineages[self.lineages.index(lineage) + 1 :])
-
-    def _prunable(self, lineage: Lineage, before: float, most_bytes: int, chunk: int) -> int:
-        """The last write of a lineage that may be forgotten now."""
-        upto, held = lineage.pruned, self.retained_bytes - self.pending_bytes
-        for n, wall, size in self._database.run(
-            "SELECT n, wall, length(write) FROM rows WHERE n BETWEEN ? AND ? ORDER BY n LIMIT ?",
-            (lineage.row(lineage.pruned + 1), lineage.row(lineage.acked), chunk),
-        ):
-            if wall >= before and held <= most_bytes:
-                break
-            held -= size
-            upto = n - lineage.first + 1
-        return upto
-
-    def _remove(self, lineage: Lineage, upto: int) -> int:
-        op_id = self.op_id(lineage, upto) or ""
-        start, end = lineage.row(lineage.pruned + 1), lineage.row(upto)
-        between = "WHERE n BETWEEN ? AND ?"
-        with self._database.transaction():
-            size = self._database.run(f"SELECT coalesce(sum(length(write)), 0) FROM rows {between}", (start, end))[0][0]
-            self._database.run(
-                f"DELETE FROM by_key WHERE (key, n) IN (SELECT key, n FROM rows {between})", (start, end)
-            )
-            self._database.run(f"DELETE FROM rows {between}", (start, end))
-            self._database.run(
-                "UPDATE lineages SET acked = ?, pruned = ?, pruned_id = ? WHERE name = ?",
-                (lineage.acked, upto, op_id, lineage.name),
-            )
-        removed = upto - lineage.pruned
-        lineage.pruned, lineage.pruned_id = upto, op_id
-        self.retained_bytes -= size
-        return removed
-
-    def make_room(self) -> None:
-        """The disk is full: give up what is only kept against a server that forgets."""
-        with contextlib.suppress(JournalFull):
-            self._database.checkpoint()  # first, for even deleting needs room in the write-ahead log
-            while self.prune(math.inf, 0, chunk=100):
-                self._database.checkpoint()
-
-    def coalesce(self, window: int = 20_000) -> int:
-        """Empty pending puts that the next write of the same key replaces; how many.
-
-        The row stays in its place, for the numbers must have no gap. Looks at the newest `window` rows.
-        """
-        pending = [lineage for lineage in self.lineages if lineage.pending]
-        if not pending:
-            return 0
-        start = max(pending[0].row(pending[0].acked + 1), self.active.end - window)
-        replaced = self._database.run(
-            "SELECT n, key FROM (SELECT n, key, blind, lead(blind) OVER (PARTITION BY key ORDER BY n) AS next "
-            "FROM rows WHERE n >= ?) WHERE blind AND next",
-            (start,),
-        )
-        with self._database.transaction():
-            self._database.many(
-                "UPDATE rows SET write = ?, blind = 0 WHERE n = ?", [(_encode(Blank(key)), n) for n, key in replaced]
-            )
-        self.pending_bytes = self._measure()
-        return len(replaced)
-
     def close(self) -> None:
         """Write down how far the server is, mark the file as left in order, and close it."""
         with contextlib.suppress(RemanenceError):  # on a full disk: whoever opens the file next finds out itself
@@ -503,20 +362,3 @@ class Journal:
     def database(self) -> Database:
         """The file, for the tables beside the journal's own."""
         return self._database
-
-
-def _is_blind(write: Write) -> bool:
-    """Whether a write replaces a whole record whatever it was."""
-    return type(write) is Put and write.base is None
-
-
-def _row(raw: Sequence[Any]) -> Row:
-    n, op_id, hlc, data, wall, boot = raw
-    return Row(n, op_id, hlc, _write(data), wall, boot, len(data))
-
-
-def _write(data: bytes) -> Write:
-    try:
-        return _decode(data)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise FileDamaged("a row of the journal cannot be read") from error

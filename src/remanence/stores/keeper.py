@@ -11,6 +11,7 @@ from remanence import events
 from remanence.errors import JournalFull, RemanenceError, WorldError
 from remanence.protocols import Lifetime, Task
 from remanence.stores.drain import Drain
+from remanence.stores.pruning import prune
 
 if TYPE_CHECKING:
     from remanence.stores.resilient import ResilientStore
@@ -129,8 +130,8 @@ class Keeper:
             try:
                 limit = self._runtime.monotonic() + owner.settings.deadline
                 await owner.drain.handshake(limit, renew=not owner.drain.opened)
-                owner.reached()
-                owner.recovered()
+                owner.contact.reached()
+                owner.contact.recovered(owner.journal.pending)
             except WorldError as error:
                 owner.drain.opened = False
                 owner.lost(error)
@@ -188,7 +189,7 @@ class Keeper:
             before = self._runtime.wall() - owner.settings.retain
             for drain in [owner.drain, *owner.adopted]:
                 drain.journal.save()
-                drain.journal.prune(before, owner.settings.retain_bytes)
+                prune(drain.journal, before, owner.settings.retain_bytes)
 
     def remember(self) -> None:
         """Write what is known to disk."""
@@ -214,5 +215,3 @@ class Keeper:
                 before = known.get(key)
                 if before is not None and isinstance(left, int) and left >= 0:
                     known.put(key, msgspec.structs.replace(before, expires=now + left / 1000))
-
-

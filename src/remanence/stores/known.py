@@ -66,13 +66,13 @@ class _Growing(msgspec.Struct):
         self.size += _bytes(items)
         if self.length >= 0:
             self.length += len(items)
-        if len(self.items) > 2 * TAIL_ITEMS:  # now and then: it costs as much as copying
+        if len(self.items) > TAIL_ITEMS:
             self.size -= _bytes(self.items[:-TAIL_ITEMS])
             del self.items[:-TAIL_ITEMS]
 
     def told(self) -> Knowledge:
         """What it is now."""
-        tail = ListTail(tuple(self.items[-TAIL_ITEMS:]), self.length)
+        tail = ListTail(tuple(self.items), self.length)
         return Knowledge(self.n, tail, self.wall, self.expires)
 
 
@@ -183,14 +183,16 @@ class Known:
         count = self._database.run("SELECT count(*) FROM known")[0][0]
         if count > self._records:
             self._database.run(
-                "DELETE FROM known WHERE key IN (SELECT key FROM known ORDER BY wall LIMIT ?)", (count - self._records,)
+                "DELETE FROM known WHERE key IN (SELECT key FROM known ORDER BY wall LIMIT ?)",
+                (count - self._records,),
             )
 
     def keys(self, prefix: str) -> list[str]:
         """Keys that are known to exist and begin with `prefix`."""
         self.save(list(self._dirty))
         rows = self._database.run(
-            "SELECT key, entry FROM known WHERE key >= ? AND substr(key, 1, ?) = ?", (prefix, len(prefix), prefix)
+            "SELECT key, entry FROM known WHERE key >= ? AND substr(key, 1, ?) = ?",
+            (prefix, len(prefix), prefix),
         )
         return [key for key, data in rows if exists(_decoder.decode(data))]
 

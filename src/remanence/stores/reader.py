@@ -5,13 +5,13 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from remanence.errors import DeadlineExceeded, Misconfigured, PoolExhausted, Unavailable, WorldError
+from remanence.errors import DeadlineExceeded, Misconfigured, PoolExhausted, WorldError
 from remanence.model import Delete, Reading, Record
 from remanence.protocols import Ask, Fetch, Length, Lifetime, Tail, Told
 from remanence.stores.drain import Drain
 from remanence.stores.folding import Late, View, answer, fold
-from remanence.stores.journal import Row
 from remanence.stores.known import TAIL_ITEMS, Knowledge, ListTail, of_record
+from remanence.stores.rows import Row
 
 if TYPE_CHECKING:
     from remanence.stores.resilient import ResilientStore
@@ -82,7 +82,7 @@ class Reader:
             late = {ask.key: self._pending(drains, ask.key) for ask in asks} if drains else {}
         if not any(late.values()):
             told, _ = await owner.store.read(asks, limit)
-            owner.reached()
+            owner.contact.reached()
             self._remember(asks, told, at)
             return [Reading(_raised(each)) for each in told]
         return await self._overlaid(asks, late, drains, limit)
@@ -104,7 +104,7 @@ class Reader:
         lineages = [(d, lineage) for d in drains for lineage in d.journal.lineages if lineage.count]
         wide = [each for ask in asks for each in _widened(ask)]
         told, seqs = await self._owner.store.read(wide, limit, [lineage.name for _, lineage in lineages])
-        self._owner.reached()
+        self._owner.contact.reached()
         # by the watermarks alone: rows may have been acknowledged between the answer's moment and now
         reached = [
             (id(drain), lineage.first, lineage.row(min(seq, lineage.count)))
@@ -196,10 +196,7 @@ class Reader:
 
     def _unknown(self, key: str) -> WorldError:
         """The error that keeps the server away, said of this key."""
-        error = self._owner.contact.error
-        reason = str(error) if error else "the server is away"
-        kind = type(error) if isinstance(error, Unavailable | Misconfigured) else Unavailable
-        return kind(f"{reason}; {key} is not known here")
+        return self._owner.contact.refusal("the server is away", f"; {key} is not known here")
 
     # --- keys -----------------------------------------------------------------------------------
 
@@ -212,7 +209,7 @@ class Reader:
             except WorldError as error:
                 owner.failed(error)
             else:
-                owner.reached()
+                owner.contact.reached()
                 changed = self._changed(prefix) if owner.journal.pending else {}
                 keys = [key for key in keys if changed.get(key, True)]
                 if not following:
@@ -269,4 +266,3 @@ def _view(ask: Ask, told: Sequence[Any]) -> View:
 def _list_tail(ask: Tail, items: list[bytes]) -> ListTail:
     whole = ask.start == 0 or (ask.start < 0 and len(items) < -ask.start)
     return ListTail(tuple(items[-TAIL_ITEMS:]), len(items) if whole else -1)
-

@@ -3,7 +3,6 @@
 import hashlib
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from importlib import resources
 from typing import Any, TypeVar
 
 from remanence.errors import PoolExhausted, RemanenceError, WrongKind
@@ -12,6 +11,7 @@ from remanence.protocols import Ask, Fetch, Length, Lifetime, Runtime, Signal, T
 from remanence.wire import codec
 from remanence.wire.keys import Keyspace, glob_literal
 from remanence.wire.redis import Command, Connect, Link, Refusal, refused
+from remanence.wire.texts import text_of
 
 T = TypeVar("T")
 
@@ -20,7 +20,7 @@ class Script:
     """A Lua script by its digest, sent whole only where the server does not know it."""
 
     def __init__(self, name: str) -> None:
-        self.text = resources.files("remanence.wire").joinpath("lua", name).read_text(encoding="utf-8")
+        self.text = text_of(f"lua/{name}")
         self.digest = hashlib.sha1(self.text.encode(), usedforsecurity=False).hexdigest()
 
     async def call(self, link: Link, arguments: Sequence[str | bytes], deadline: float) -> Any:
@@ -137,7 +137,6 @@ class LinkPool:
         self._forget_idle()
 
 
-
 class RedisStore:
     """Records and lists on one server, at the names `Keyspace` spells. See `Store` for the contract."""
 
@@ -247,9 +246,12 @@ class RedisStore:
     async def scan(self, prefix: str, cursor: str, count: int, deadline: float) -> tuple[list[str], str]:
         """See `Store.scan`. One SCAN, never KEYS; a page may be empty before the end."""
         pattern = glob_literal(self._keys.data(prefix)) + "*"
-        reply = _checked((await self._exchange([("SCAN", cursor or "0", "MATCH", pattern, "COUNT", str(count))], deadline))[0])
+        reply = _checked(
+            (await self._exchange([("SCAN", cursor or "0", "MATCH", pattern, "COUNT", str(count))], deadline))[0]
+        )
         following = reply[0].decode()
-        names = [self._keys.key(name.decode("utf-8", "surrogateescape")) for name in reply[1]]
+        found = [name.decode("utf-8", "surrogateescape") for name in reply[1]]
+        names = [self._keys.key(name) for name in found if not self._keys.is_own(name)]
         return names, "" if following == "0" else following
 
     async def history(self, lineage: str, limit: int, deadline: float) -> list[tuple[int, str]]:
@@ -257,7 +259,9 @@ class RedisStore:
         found: list[tuple[int, str]] = []
         before = "+"
         while len(found) < limit:
-            page = _checked((await self._exchange([("XREVRANGE", self._keys.log, before, "-", "COUNT", "1000")], deadline))[0])
+            page = _checked(
+                (await self._exchange([("XREVRANGE", self._keys.log, before, "-", "COUNT", "1000")], deadline))[0]
+            )
             for _, fields in page:
                 op_id, name, seq, _ = fields[1].decode("utf-8", "surrogateescape").split(" ", 3)
                 if name == lineage:

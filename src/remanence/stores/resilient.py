@@ -10,8 +10,6 @@ import contextlib
 from collections.abc import Sequence
 from typing import Any
 
-import msgspec
-
 from remanence import events
 from remanence.errors import (
     Closed,
@@ -20,51 +18,24 @@ from remanence.errors import (
     Misconfigured,
     PoolExhausted,
     RemanenceError,
-    Unavailable,
     WorldError,
 )
 from remanence.model import Reading, Receipt, Write
 from remanence.protocols import Ack, Ask, Runtime, Signal, Status, Store
 from remanence.settings import Settings
+from remanence.stores.contact import Contact, status
 from remanence.stores.drain import Drain, Settled
-from remanence.stores.journal import Journal, Row
+from remanence.stores.journal import Journal
 from remanence.stores.keeper import Keeper
 from remanence.stores.known import Known
+from remanence.stores.pruning import make_room
 from remanence.stores.reader import Reader
+from remanence.stores.room import Room
+from remanence.stores.rows import Row
 from remanence.stores.shelf import Shelf
+from remanence.stores.tickets import Ticket, Waiting
 from remanence.wire.identity import op_id
 from remanence.wire.sqlite import FileDamaged
-
-
-class Ticket:
-    """A caller's writes on their way: which are settled, and the signal it waits for."""
-
-    __slots__ = ("error", "left", "op_ids", "receipts", "rows", "sending", "signal", "writes")
-
-    def __init__(self, writes: Sequence[Write], op_ids: Sequence[str]) -> None:
-        self.writes = writes
-        self.op_ids = op_ids
-        self.rows: Sequence[int] = ()
-        self.receipts: dict[int, Receipt] = {}
-        self.left = len(op_ids)
-        self.signal: Signal | None = None
-        self.sending = False
-        self.error: Exception | None = None
-
-
-class Contact(msgspec.Struct):
-    """What is known of the store's health."""
-
-    available: bool = True
-    readable: bool = True
-    """Away for writes, it may still answer reads: out of memory, or a replica."""
-    ready: bool = False
-    reason: str = ""
-    error: WorldError | None = None
-    last: float | None = None
-    lost_at: float = 0.0
-    failures: int = 0
-    retry_at: float = 0.0
 
 
 class ResilientStore:
@@ -77,18 +48,17 @@ class ResilientStore:
         self.settings = settings
         self.tell = tell
         self.shelf = shelf
-        self.contact = Contact()
+        self.contact = Contact(runtime, settings, tell)
         self.mutex = runtime.mutex()
         self.closed = False
         self._leader: object | None = None
-        self._waiting: dict[int, Ticket] = {}
+        self._waiting = Waiting()
         self._queue: list[Ticket] = []
-        self._clock = 0
         self.drain = self._drain_of(shelf.own())
         self.adopted: list[Drain] = []
         self.keeper = Keeper(self)
         self._reader = Reader(self)
-        self._filling = 0
+        self._room = Room(settings, self.mutex, tell)
 
     def _drain_of(self, journal: Journal) -> Drain:
         known = Known(journal.database, records=self.settings.local_records)
@@ -146,8 +116,12 @@ class ResilientStore:
             if ticket.error is not None:
                 raise ticket.error
             if wanted == "store" and ticket.left:
-                raise self._unavailable()
-            return self._receipts(ticket)
+                raise self.contact.refusal(
+                    "the server did not confirm within the deadline",
+                    ". The write is journalled and will be applied",
+                )
+            with self.mutex:
+                return self._waiting.receipts(ticket)
         except BaseException:
             self._forsake(ticket)
             raise
@@ -157,8 +131,7 @@ class ResilientStore:
         with self.mutex:
             if ticket in self._queue:
                 self._queue.remove(ticket)
-            for n in ticket.rows:
-                self._waiting.pop(n, None)
+            self._waiting.drop(ticket)
             left_standing = self._leader is ticket and not ticket.sending
         if left_standing:
             self.pass_on(ticket)
@@ -189,17 +162,15 @@ class ResilientStore:
 
     def _commit(self, tickets: Sequence[Ticket]) -> None:
         entries = [
-            (each, self._tick(), write)
+            (each, self.drain.clock.tick(self.drain.highest), write)
             for ticket in tickets
             for each, write in zip(ticket.op_ids, ticket.writes, strict=True)
         ]
         rows = self._append(entries)
         at = 0
         for ticket in tickets:
-            ticket.rows = [row.n for row in rows[at : at + len(ticket.writes)]]
+            self._waiting.register(ticket, [row.n for row in rows[at : at + len(ticket.writes)]])
             at += len(ticket.writes)
-            for n in ticket.rows:
-                self._waiting[n] = ticket
         self.drain.journalled(rows)
         if self.tell.counted(events.Journalled, len(rows)):
             self.tell.spread(events.Journalled(len(rows), self.journal.pending))
@@ -208,7 +179,7 @@ class ResilientStore:
         try:
             return self.journal.append(entries)
         except JournalFull:
-            self.journal.make_room()
+            make_room(self.journal)
         except FileDamaged as error:
             if self.settings.on_corrupt == "raise":
                 raise
@@ -218,12 +189,7 @@ class ResilientStore:
     def _replace_journal(self, error: FileDamaged) -> None:
         """Go on with a new journal. What waits in the damaged one may be lost: its callers are told."""
         self.drain = self._drain_of(self.shelf.replace(self.journal, str(error)))
-        waiting, self._waiting = self._waiting, {}
-        told = FileDamaged(f"{error}: it was set aside, and whether this write was applied is not known")
-        for ticket in waiting.values():
-            ticket.error = told
-            if ticket.signal is not None:
-                ticket.signal.set()
+        self._waiting.fail(FileDamaged(f"{error}: it was set aside, and whether this write was applied is not known"))
 
     def _damaged(self, drain: Drain, error: FileDamaged) -> None:
         """A journal cannot be read any more while it is being sent."""
@@ -234,38 +200,17 @@ class ResilientStore:
                 self.adopted.remove(drain)
                 self.shelf.retire(drain.journal, str(error))
 
-    def _tick(self) -> int:
-        """The next reading of the hybrid clock: microseconds of the store's time, never going back."""
-        self._clock = max(self.drain.clock.now(), self._clock + 1, self.drain.highest + 1)
-        return self._clock
-
     async def _admitted(self, writes: Sequence[Write], limit: float) -> bool:
         """Whether the journal has room; past its limit the setting `on_full` decides."""
-        while self._full(len(writes)):
+        while self._room.lacking(self.journal, len(writes)):
             if self.settings.on_full == "drop_new":
                 return False
             if self.settings.on_full == "raise" or self.runtime.monotonic() >= limit:
-                raise JournalFull(
-                    f"the journal holds {self.journal.pending} writes the server does not have yet, its limit "
-                    "(REMANENCE_JOURNAL_ROWS, REMANENCE_JOURNAL_BYTES): bring the server back or raise the limit"
-                )
+                raise self._room.refusal(self.journal)
             self.keeper.start()
             self.keeper.wake()
             await self.runtime.sleep(0.01)
         return True
-
-    def _full(self, more: int) -> bool:
-        journal, settings = self.journal, self.settings
-        pending = journal.pending
-        used = max((pending + more) / settings.journal_rows, journal.pending_bytes / settings.journal_bytes)
-        if used < 0.8:
-            self._filling = 0
-        elif pending >= self._filling:
-            self._filling = pending + 10_000
-            with self.mutex:
-                journal.coalesce()
-            self.tell.tell(events.JournalFilling(pending, int(used * 100)))
-        return pending + more > settings.journal_rows or journal.pending_bytes >= settings.journal_bytes
 
     # --- sending --------------------------------------------------------------------------------
 
@@ -333,8 +278,8 @@ class ResilientStore:
                 if not drain.opened or drain.unsure:
                     await drain.handshake(deadline)
                 await drain.send(deadline)
-                self.reached()
-                self.recovered()
+                self.contact.reached()
+                self.contact.recovered(self.journal.pending)
                 return True
             except WorldError as error:
                 drain.opened = False
@@ -376,81 +321,27 @@ class ResilientStore:
     def _summon(self) -> None:
         """Wake somebody who still waits, to lead, or the keeper when nobody does."""
         with self.mutex:
-            heir = next((t.signal for t in self._waiting.values() if t.signal is not None), None)
+            heir = self._waiting.heir()
         if heir is not None:
             heir.set()
         elif self.journal.pending:
             self.keeper.wake()
 
-    def reached(self) -> None:
-        """The store answered."""
-        contact = self.contact
-        contact.last = self.runtime.wall()
-        contact.ready = contact.readable = True
-
-    def recovered(self) -> None:
-        """The store takes writes."""
-        contact = self.contact
-        contact.failures = 0
-        if not contact.available:
-            contact.available, contact.reason, contact.error = True, "", None
-            seconds = self.runtime.monotonic() - contact.lost_at
-            self.tell.tell(events.BecameAvailable(seconds, self.journal.pending))
-
     def lost(self, error: WorldError) -> None:
         """The store did not answer, or refused: everybody who waits goes on with the journal."""
-        contact, now = self.contact, self.runtime.monotonic()
-        contact.failures += 1
-        pause = min(self.settings.backoff_most, self.settings.backoff_least * 2 ** min(contact.failures, 20))
-        contact.retry_at = now + pause * (0.5 + 0.5 * self.runtime.jitter())
-        reason = str(error)
-        if contact.available or contact.reason != reason:
-            self._announce(error, reason)
-        if contact.available:
-            contact.available, contact.lost_at = False, now
-        contact.reason, contact.error, contact.readable = reason, error, error.answered
+        self.contact.lost(error)
         with self.mutex:
-            waiting = [t.signal for t in self._waiting.values() if t.signal is not None]
+            waiting = self._waiting.signals()
         for signal in waiting:
             signal.set()
         self.keeper.start()
         self.keeper.wake()
 
-    def _announce(self, error: WorldError, reason: str) -> None:
-        if isinstance(error, Misconfigured):
-            self.tell.tell(events.ConfigurationRefused(reason, "writes wait in the journal until it is mended"))
-        elif self.contact.available:
-            self.tell.tell(events.BecameUnavailable(reason))
-
     def _settle(self, journal: Journal, settled: Sequence[Settled]) -> None:
         """Called by the drain under the mutex: hand each row's fate to whoever waits for it."""
         if journal is not self.journal:
             return  # set aside meanwhile: these numbers are other writes' now
-        for each in settled:
-            ticket = self._waiting.pop(each.n, None)
-            if ticket is None:
-                continue
-            ticket.receipts[each.n] = Receipt(each.state, "", each.result, each.reason)  # type: ignore[arg-type]
-            ticket.left -= 1
-            if not ticket.left and ticket.signal is not None:
-                ticket.signal.set()
-
-    def _receipts(self, ticket: Ticket) -> list[Receipt]:
-        """A receipt for each write, in order; those not settled yet are journalled."""
-        with self.mutex:
-            for n in ticket.rows if ticket.left else ():
-                if self._waiting.pop(n, None) is not None:
-                    ticket.receipts[n] = Receipt("journalled", "")
-        return [
-            msgspec.structs.replace(ticket.receipts[n], op_id=each)
-            for n, each in zip(ticket.rows, ticket.op_ids, strict=True)
-        ]
-
-    def _unavailable(self) -> WorldError:
-        reason = self.contact.reason or "the server did not confirm within the deadline"
-        error = self.contact.error
-        kind = type(error) if isinstance(error, Unavailable | Misconfigured) else Unavailable
-        return kind(f"{reason}. The write is journalled and will be applied")
+        self._waiting.settle(settled)
 
     # --- reading --------------------------------------------------------------------------------
 
@@ -458,6 +349,7 @@ class ResilientStore:
         """See `Gateway.read`. Raises `Unavailable` where the store is away and nothing is known here."""
         if self.closed:
             raise Closed("this memory was closed: open a new one")
+        self.keeper.start()
         return await self._reader.read(asks, self._limit(deadline))
 
     async def scan(self, prefix: str, cursor: str = "", count: int = 500) -> tuple[list[str], str]:
@@ -478,23 +370,7 @@ class ResilientStore:
     async def status(self) -> Status:
         """See `Gateway.status`."""
         with self.mutex:
-            journal = self.journal
-            oldest = journal.oldest_pending()
-            return Status(
-                available=self.contact.available,
-                ready=self.contact.ready,
-                reason=self.contact.reason,
-                pending=journal.pending + sum(drain.journal.pending for drain in self.adopted),
-                pending_bytes=journal.pending_bytes,
-                lag=max(0.0, self.runtime.wall() - oldest) if oldest is not None else 0.0,
-                last_contact=self.contact.last,
-                retained=sum(lineage.acked - lineage.pruned for lineage in journal.lineages),
-                dead_letters=journal.count("dead"),
-                conflicts=journal.count("conflict") + journal.count("stale") + journal.count("rejected"),
-                journal="volatile" if journal.path == ":memory:" else journal.path,
-                durable=journal.path != ":memory:",
-                counters=dict(self.tell.counters),
-            )
+            return status(self.contact, self.journal, [drain.journal for drain in self.adopted], self.tell)
 
     async def flush(self, timeout: float) -> bool:
         """See `Gateway.flush`."""

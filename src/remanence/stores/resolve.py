@@ -11,7 +11,20 @@ from typing import Any
 import msgspec
 
 from remanence.errors import CorruptRecord
-from remanence.model import ABSENT, KEEP_TTL, NEVER, PASSED, Append, Blank, Delete, Op, Patch, Put, Touch, Write
+from remanence.model import (
+    ABSENT,
+    KEEP_TTL,
+    NEVER,
+    PASSED,
+    Append,
+    Blank,
+    Delete,
+    Op,
+    Patch,
+    Put,
+    Touch,
+    Write,
+)
 from remanence.stores.edits import EditRejected, apply_edits
 from remanence.stores.known import Document
 from remanence.wire import codec
@@ -149,9 +162,7 @@ def _folded(found: list[Resolution]) -> list[Resolution]:
         if isinstance(write, Put) and op.merge:
             if write.key in later and write.ttl == KEEP_TTL:
                 light = msgspec.structs.replace(write, body=b"{")
-                found[i] = msgspec.structs.replace(
-                    found[i], op=msgspec.structs.replace(op, write=light, folded=True)
-                )
+                found[i] = msgspec.structs.replace(found[i], op=msgspec.structs.replace(op, write=light, folded=True))
             later.add(write.key)
         elif not (isinstance(write, Blank) and op.merge):
             later.discard(write.key)

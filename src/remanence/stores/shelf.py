@@ -16,7 +16,11 @@ from remanence.errors import CorruptRecord, JournalUnusable
 from remanence.protocols import Runtime
 from remanence.settings import Settings
 from remanence.stores.journal import Journal
-from remanence.wire.sqlite import Database, FileDamaged, refuse_network
+from remanence.wire.sqlite import Database, FileDamaged, usable_folder
+
+_inherited: set[str] = set()
+"""Journals that this process's parent had open when it forked. SQLite believes in the child that their locks
+are held already and would take none: another process of the machine may send them, this one never."""
 
 
 class Lock:
@@ -61,7 +65,7 @@ class Shelf:
         if self._folder is None:
             return self._volatile()
         try:
-            self._prepare(self._folder)
+            usable_folder(self._folder)
             return self._claim(self._folder) or self._new(self._folder)
         except JournalUnusable:
             if not self._settings.allow_volatile:
@@ -79,21 +83,9 @@ class Shelf:
     def _volatile(self) -> Journal:
         return Journal(Database(":memory:"), self._runtime, self._runtime.boot_id())
 
-    def _prepare(self, folder: Path) -> None:
-        try:
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        except OSError as error:
-            raise JournalUnusable(
-                f"the folder {folder} cannot be made ({(error.strerror or 'no reason given').lower()}): "
-                "set REMANENCE_PATH to one that can be written"
-            ) from error
-        if not os.access(folder, os.W_OK | os.X_OK):
-            raise JournalUnusable(f"the folder {folder} cannot be written: set REMANENCE_PATH to one that can")
-        refuse_network(folder)
-
     def _claim(self, folder: Path) -> Journal | None:
         for path in sorted(folder.glob("*.journal")):
-            if str(path) in self._locks:
+            if str(path) in self._locks or str(path) in _inherited:
                 continue
             try:
                 lock = Lock(path.with_suffix(".lock"))
@@ -190,6 +182,7 @@ class Shelf:
 
     def after_fork(self) -> None:
         """In a child: let go of the parent's locks without touching its files."""
+        _inherited.update(self._locks)
         for lock in self._locks.values():
             lock.release()
         self._locks.clear()

@@ -12,7 +12,7 @@ from remanence.model import Batch, Outcome, Watermark
 from remanence.protocols import Ask, Told
 from remanence.stores.rules import LEAD, Mark, admitted, follow
 from remanence.stores.sqlite_shelf import COUNT, PAGE, Shelf
-from remanence.wire.sqlite import Database, refuse_network, sql_text, version
+from remanence.wire.sqlite import Database, sql_text, usable_folder, version
 
 SCHEMA: Final = 1
 _EVERY: Final = 1000  # milliseconds between two looks for what has expired
@@ -195,9 +195,8 @@ class SQLiteStore:
 
 
 def _opened(path: Path, full: bool) -> Database:
-    """Open or make the file, for this user alone. Raises where it lies on a network."""
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    refuse_network(path.parent)
+    """Open or make the file, for this user alone. Raises `JournalUnusable` where it cannot be."""
+    usable_folder(path.parent)
     with suppress(FileExistsError):  # only SQLite may open one that exists: closing it would drop its locks
         os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
     return Database(str(path), full=full)

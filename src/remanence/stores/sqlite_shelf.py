@@ -31,9 +31,7 @@ COUNT: Final = """
 SELECT (SELECT count(*) FROM documents WHERE expires_at IS NULL OR expires_at > ?1)
 + (SELECT count(key) FROM lists WHERE expires_at IS NULL OR expires_at > ?1)
 """
-_FETCH: Final = (
-    "SELECT body, etag, hlc FROM documents WHERE key = ? AND (expires_at IS NULL OR expires_at > ?)"
-)
+_FETCH: Final = "SELECT body, etag, hlc FROM documents WHERE key = ? AND (expires_at IS NULL OR expires_at > ?)"
 _MARK: Final = """
 SELECT nonce, seq, op_id, results_from, results, highest FROM watermarks WHERE lineage = ? AND expires_at > ?
 """

@@ -17,7 +17,9 @@ R = TypeVar("R")
 F = TypeVar("F")
 
 
-def blocking(method: Callable[Concatenate[Any, P], Coroutine[Any, Any, R]]) -> Callable[Concatenate[Any, P], R]:
+def blocking(
+    method: Callable[Concatenate[Any, P], Coroutine[Any, Any, R]],
+) -> Callable[Concatenate[Any, P], R]:
     """A method that runs a face's coroutine method to its end."""
 
     def call(self: Any, /, *args: P.args, **kwargs: P.kwargs) -> R:
@@ -51,5 +53,3 @@ class Opened(Generic[F]):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-

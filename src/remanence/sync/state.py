@@ -14,6 +14,7 @@ from remanence.settings import Options, Settings
 from remanence.stores.edits import EditRejected
 from remanence.sync.opening import Opened, blocking
 
+
 class Memory(Opened[State]):
     """Shared state as attributes: what one process sets, every other sees, through any outage.
 

@@ -25,8 +25,8 @@ ODD_KEYS = (
 )  # fmt: skip
 """Keys that a store may mistake for something else."""
 UNSTAMPED = (
-    b"", b"plain", b"{}", b"\x00", b"\x01" + b"x" * 60, b"\x00" + b"m" * 22 + b"160000000000000x", b"\x80\x04N.",
-    b'{"stamp":"', b'{"stamp":"' + b"0" * 38 + b'"}', b'{"stamp":"' + b"0" * 37 + b'"," ":0}',
+    b"", b"plain", b"{}", b"\x00", b"\x01" + b"x" * 60, b"\x00" + b"m" * 22 + b"160000000000000x",
+    b"\x80\x04N.", b'{"stamp":"', b'{"stamp":"' + b"0" * 38 + b'"}', b'{"stamp":"' + b"0" * 37 + b'"," ":0}',
     b'{"stamp":"' + b"+" * 22 + b"0" * 16 + b'","a":1}',
 )  # fmt: skip
 """What others may have written, which only begins like ours."""
@@ -165,9 +165,7 @@ class StoreContract(WriteContract):
         self.open("A")
         self.send(1, put(1), put(2), lineage="A")
         self.apply(append(3, "l"))
-        told, marks = self.run(
-            self.store.read([Fetch("k"), Fetch("l"), Fetch("none")], self.deadline(), ["x", "A"])
-        )
+        told, marks = self.run(self.store.read([Fetch("k"), Fetch("l"), Fetch("none")], self.deadline(), ["x", "A"]))
         assert isinstance(told[0], Record) and isinstance(told[1], WrongKind) and told[2] is None
         assert marks == [0, 2]
 

@@ -71,8 +71,7 @@ class WriteContract(StoreCase):
 
     def test_of_a_folded_chain_the_last_carries_the_text(self) -> None:
         chain = [
-            put(n, base=base, merge=True, folded=n < 4)
-            for n, base in ((2, op_id(1)), (3, op_id(2)), (4, op_id(3)))
+            put(n, base=base, merge=True, folded=n < 4) for n, base in ((2, op_id(1)), (3, op_id(2)), (4, op_id(3)))
         ]
         self.open()
         outcome = self.send(1, put(1, hlc=PAST + 100), *chain)
@@ -95,10 +94,7 @@ class WriteContract(StoreCase):
 
     def test_a_replayed_write_loses_to_a_newer_one(self) -> None:
         self.apply(put(1, hlc=PAST + 50))
-        assert (
-            self.apply(put(2, hlc=PAST + 49, live=False), delete(3, hlc=PAST + 49, live=False))
-            == ["stale"] * 2
-        )
+        assert self.apply(put(2, hlc=PAST + 49, live=False), delete(3, hlc=PAST + 49, live=False)) == ["stale"] * 2
         assert self.apply(put(4, hlc=PAST + 51, live=False)) == ["ok"]
         assert self.record() == (text(4), op_id(4), PAST + 51)
 
@@ -146,9 +142,7 @@ class WriteContract(StoreCase):
         assert self.open().highest == PAST + 8
 
     def test_what_was_deleted_does_not_come_back(self) -> None:
-        self.apply(
-            put(1, hlc=PAST + 1), delete(2, hlc=PAST + 50), append(3, "l"), delete(4, "l", hlc=PAST + 50)
-        )
+        self.apply(put(1, hlc=PAST + 1), delete(2, hlc=PAST + 50), append(3, "l"), delete(4, "l", hlc=PAST + 50))
         assert self.ask(Fetch("k"), Tail("l"), Length("l"), Lifetime("k")) == [None, [], 0, -2]
         late = PAST + 40
         replayed = (
@@ -170,9 +164,7 @@ class WriteContract(StoreCase):
         assert self.items() == []
         assert self.apply(append(5, "l", hlc=PAST, live=False), delete(6, "l")) == ["ok", "ok"], "as late"
         new = append(3, "l", b"new", hlc=PAST - 9)
-        assert self.apply(new, delete(4, "l", base="x")) == ["ok", "conflict"], (
-            "a live append minds no tombstone"
-        )
+        assert self.apply(new, delete(4, "l", base="x")) == ["ok", "conflict"], "a live append minds no tombstone"
         assert self.items() == [b"new"]
 
     # --- kinds
@@ -274,9 +266,6 @@ class WriteContract(StoreCase):
         assert self.ask(Fetch("k"), Tail("l"), Length("l"), Lifetime("k")) == [None, [], 0, -2]
         assert self.pages("", 10) == ["stays"]
         assert self.apply(put(5, base=op_id(1)), touch(6, "k", 1000)) == ["conflict", "expired"]
-        assert (
-            self.apply(put(7, ttl=KEEP_TTL), append(8, "l", b"new", ttl=KEEP_TTL), append(9, "other"))
-            == ["ok"] * 3
-        )
+        assert self.apply(put(7, ttl=KEEP_TTL), append(8, "l", b"new", ttl=KEEP_TTL), append(9, "other")) == ["ok"] * 3
         assert self.ask(Tail("l"), Lifetime("k"), Lifetime("l"), Lifetime("other")) == [[b"new"], -1, -1, -1]
         assert self.apply(put(10, "l"), put(11, "other", base=ABSENT)) == ["wrongtype", "wrongtype"]

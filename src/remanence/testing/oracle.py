@@ -336,6 +336,15 @@ def write(settings: Settings, *writes: Write) -> list[Receipt]:
     return run(shared_blocking(settings).gateway.write(writes))
 
 
+def append_in_another_process(url: str, namespace: str, name: str) -> None:
+    """What a test gives to `multiprocessing`: append `name:1` to `name:20` to the list `list`."""
+    options: Any = {**QUICK, "url": url, "namespace": namespace}
+    with Memory(**options) as memory:
+        for i in range(20):
+            run(memory.engine.gateway.write([Append("list", (f"{name}:{i + 1}".encode(),))]))
+        memory.engine.flush(10)
+
+
 def secrets_in(text: str, secrets: Iterable[str]) -> list[str]:
     """Which of `secrets` occur in `text`, literally or quoted for a URL."""
     return [each for each in secrets if re.search(re.escape(each), text, re.IGNORECASE)]

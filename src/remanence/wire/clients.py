@@ -33,9 +33,7 @@ def options_of_client(client: Any) -> dict[str, str]:
         raise InvalidSetting("redis_client asks Sentinel for its server: give storage_url instead")
     for name, meaning in _NOT_OURS:
         if known.get(name) is not None:
-            raise InvalidSetting(
-                f"redis_client uses {meaning} ({name}), which cannot be taken over: give storage_url"
-            )
+            raise InvalidSetting(f"redis_client uses {meaning} ({name}), which cannot be taken over: give storage_url")
     kind = getattr(pool, "connection_class", type(None))
     secure = any("SSL" in each.__name__ for each in kind.__mro__)
     return {"url": _url(known, secure), **(_tls(known) if secure else {})}

@@ -219,9 +219,7 @@ def encode(value: Any, *, limit: int = MOST_BYTES, depth: int = DEPTH, path: str
 
 def _fits(size: int, limit: int, path: str) -> None:
     if size > limit:
-        raise ValueTooLarge(
-            f"{path} takes {size} bytes, over the limit of {limit}: split it or raise value_bytes"
-        )
+        raise ValueTooLarge(f"{path} takes {size} bytes, over the limit of {limit}: split it or raise value_bytes")
 
 
 def decode(data: bytes, key: str) -> Any:

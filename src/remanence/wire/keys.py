@@ -13,9 +13,7 @@ import re
 
 from remanence.errors import InvalidKey
 
-RESERVED = frozenset(
-    {"WORKING_MEMORY", "SHORT_TERM_MEMORY", "LONG_TERM_MEMORY", "episodic", "semantic", "skill"}
-)
+RESERVED = frozenset({"WORKING_MEMORY", "SHORT_TERM_MEMORY", "LONG_TERM_MEMORY", "episodic", "semantic", "skill"})
 """First parts of `memory:` keys that other faces own; an id spelled like one is escaped."""
 
 _UNSAFE = re.compile(r"[%:{}*?\[\]\\\s\x00-\x1f\x7f]")
@@ -39,9 +37,7 @@ def component(text: object, meaning: str, *, limit: int = 512) -> str:
 
 def original(part: str) -> str:
     """The text that `component` made `part` of."""
-    return re.sub(
-        r"(?:%[0-9A-F]{2})+", lambda m: bytes.fromhex(m[0].replace("%", "")).decode(errors="replace"), part
-    )
+    return re.sub(r"(?:%[0-9A-F]{2})+", lambda m: bytes.fromhex(m[0].replace("%", "")).decode(errors="replace"), part)
 
 
 def final(text: object, meaning: str, *, limit: int = 512) -> str:
@@ -80,6 +76,10 @@ class Keyspace:
     def key(self, name: str) -> str:
         """The record's key behind a server's name."""
         return name.removeprefix(self.prefix)
+
+    def is_own(self, name: str) -> bool:
+        """Whether a server's name is one that Remanence keeps for itself."""
+        return name.startswith(self._own)
 
     def tombstone(self, key: str) -> str:
         """Where the stamp of a delete is kept."""

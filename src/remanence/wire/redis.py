@@ -191,7 +191,8 @@ class AsyncLink:
 
     def __init__(self, connection: redis.asyncio.connection.AbstractConnection) -> None:
         stream, sink = connection._reader, connection._writer
-        assert stream is not None and sink is not None  # connected
+        assert stream is not None, "connected"
+        assert sink is not None, "connected"
         self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] = (stream, sink)
         connection._reader = connection._writer = None  # ours now: redis-py must not close or warn
         self._reader = hiredis.Reader(notEnoughData=_PENDING, replyError=Refusal)

@@ -7,9 +7,9 @@ WAL-reset fault that versions before 3.51.3 have.
 
 import os
 import re
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +23,13 @@ from remanence.errors import (
     RemanenceError,
     Unavailable,
 )
+from remanence.wire.texts import text_of
 
 NETWORK_FILESYSTEMS = frozenset({"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "afs", "ceph", "glusterfs"})
 """WAL needs memory shared between processes of one host; these may span several."""
+
+MOST_ATTEMPTS = 100
+"""How often a new file is tried to be switched to WAL mode, 10 ms apart."""
 
 
 class FileDamaged(CorruptRecord):
@@ -63,13 +67,24 @@ class Database:
 
     def _configure(self, full: bool, checkpoint_pages: int) -> None:
         pragma = self._connection.pragma
-        pragma("journal_mode", "wal")
+        self._write_ahead()
         pragma("synchronous", "full" if full else "normal")
         pragma("wal_autocheckpoint", checkpoint_pages)
         pragma("journal_size_limit", 16 << 20)
         pragma("foreign_keys", 0)
         pragma("trusted_schema", 0)
         pragma("temp_store", 2)
+
+    def _write_ahead(self) -> None:
+        """Switch to WAL mode. SQLite itself does not wait where several processes do so at once."""
+        for attempt in range(MOST_ATTEMPTS):
+            try:
+                self._connection.pragma("journal_mode", "wal")
+                return
+            except apsw.BusyError:
+                if attempt == MOST_ATTEMPTS - 1:
+                    raise
+                time.sleep(0.01)
 
     def run(self, sql: str, parameters: Sequence[Any] = ()) -> list[Any]:
         """Execute one statement and return its rows."""
@@ -160,7 +175,7 @@ class AlreadyThere(RemanenceError):
 
 def sql_text(name: str) -> str:
     """The text of `wire/sql/<name>`."""
-    return resources.files("remanence.wire").joinpath("sql", name).read_text(encoding="utf-8")
+    return text_of(f"sql/{name}")
 
 
 def version() -> str:
@@ -193,3 +208,17 @@ def refuse_network(path: Path) -> None:
             f"{path} is on {kind}, where files may be shared between hosts and a journal would not be safe: "
             "set REMANENCE_PATH to a folder on a local disk or block volume"
         )
+
+
+def usable_folder(folder: Path) -> None:
+    """Make `folder` if need be, for this user alone. Raises `JournalUnusable` saying what is wrong with it."""
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise JournalUnusable(
+            f"the folder {folder} cannot be made ({(error.strerror or 'no reason given').lower()}): "
+            "set REMANENCE_PATH to one that can be written"
+        ) from error
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise JournalUnusable(f"the folder {folder} cannot be written: set REMANENCE_PATH to one that can")
+    refuse_network(folder)

@@ -128,9 +128,7 @@ def held(bench: Bench) -> Figure:
 
 
 def _child(program: str, *arguments: str) -> str:
-    done = subprocess.run(
-        [sys.executable, "-c", program, *arguments], capture_output=True, text=True, check=False
-    )
+    done = subprocess.run([sys.executable, "-c", program, *arguments], capture_output=True, text=True, check=False)
     if done.returncode:
         raise Untrue(f"the child process failed:\n{done.stderr[-2000:]}")
     return done.stdout.strip()

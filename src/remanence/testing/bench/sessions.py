@@ -46,9 +46,7 @@ def hundred(bench: Bench) -> Figure:
                 pipeline.expire(key, SESSION_SECONDS)
                 pipeline.execute()
 
-        return bench.compared(
-            repeated(lambda: ours.add_many(mine(), MESSAGES), count), repeated(push, count), count
-        )
+        return bench.compared(repeated(lambda: ours.add_many(mine(), MESSAGES), count), repeated(push, count), count)
 
 
 def tail(bench: Bench) -> Figure:

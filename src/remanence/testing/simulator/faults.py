@@ -12,8 +12,10 @@ Fault = Callable[["Nemesis"], Coroutine[Any, Any, None]]
 class Nemesis:
     """Strikes at moments that the seed chooses, with the faults that the history is to have."""
 
-    def __init__(self, world: World, kinds: list[str], revive: Callable[[Machine], None]) -> None:
+    def __init__(self, world: World, kinds: list[str], revive: Callable[[Machine], None], *, skews: bool) -> None:
         """`kinds`: names in `FAULTS` and `FATES`. `revive` starts a process that works."""
+        self.skews = skews
+        """Whether clocks may be wrong."""
         self.world = world
         self.chance = world.chance
         self.stopped = False
@@ -37,7 +39,7 @@ class Nemesis:
     async def watch(self) -> None:
         """Remember the server from time to time, for it to fall back to."""
         while not self.stopped:
-            await self.world.simulation.sleep(self.chance.uniform(0.1, 1.0))
+            await self.world.simulation.sleep(self.chance.random() ** 3)  # also moments between two messages
             if self.world.network.up:
                 self.world.network.snapshot()
 
@@ -71,7 +73,7 @@ class Nemesis:
 
 
 async def kill(nemesis: Nemesis) -> None:
-    """kill -9 between two awaits."""
+    """Kill -9 between two awaits."""
     process = nemesis.process()
     if process is not None:
         process.kill()
@@ -79,7 +81,7 @@ async def kill(nemesis: Nemesis) -> None:
 
 
 async def kill_in_write(nemesis: Nemesis) -> None:
-    """kill -9 in the middle of a transaction."""
+    """Kill -9 in the middle of a transaction."""
     process = nemesis.process()
     if process is None:
         return
@@ -94,7 +96,7 @@ async def power(nemesis: Nemesis) -> None:
     machine = nemesis.machine()
     many = len(machine.processes)
     machine.lose_power()
-    if not nemesis.world.oracle.true_clocks and nemesis.chance.random() < 0.3:
+    if nemesis.skews and nemesis.chance.random() < 0.3:
         machine.jumps += 1
         machine.clock.jump(nemesis.chance.uniform(-3600.0, 600.0))
     for _ in range(max(1, many)):

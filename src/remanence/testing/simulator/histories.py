@@ -2,7 +2,7 @@
 
 import random
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -10,10 +10,10 @@ import msgspec
 from remanence.errors import Closed, JournalFull, RemanenceError, Unavailable
 from remanence.model import ABSENT, Append, Delete, Edit, Patch, Put, Reading, Receipt, Record, Write
 from remanence.protocols import Fetch, Tail
-from remanence.runtime.simulated import Cancelled, Deadlock
+from remanence.runtime.simulated import Deadlock
 from remanence.settings import Settings
-from remanence.testing.simulator.faults import FAULTS, FATES, Nemesis
-from remanence.testing.simulator.invariants import Violation
+from remanence.testing.simulator.faults import FATES, FAULTS, Nemesis
+from remanence.testing.simulator.invariants import tokens
 from remanence.testing.simulator.world import Machine, Process, World
 from remanence.wire import codec
 from remanence.wire.sqlite import FileDamaged
@@ -105,11 +105,10 @@ class History:
             checkpoint_pages=chosen.checkpoint_pages,
         )
         self.oracle = self.world.oracle
-        self.oracle.true_clocks = not chosen.skews
         if "slow" in chosen.kinds:  # the first answer a process hears may have taken as long as it waits
             self.oracle.slack += DEADLINE / 2
         self.chance = random.Random(seed ^ 0xCA11)
-        self.nemesis = Nemesis(self.world, list(chosen.kinds), self.revive)
+        self.nemesis = Nemesis(self.world, list(chosen.kinds), self.revive, skews=chosen.skews)
         self.tokens = 0
 
     def play(self) -> Report:
@@ -218,9 +217,15 @@ class History:
                     (reading,) = await process.store.read([ask])
                 except Unavailable:
                     continue
-                (token, count), *_ = [*Counter(tokens_read(reading)).most_common(1), ("", 0)]
-                if count > 1 and not self.oracle.damaged:
-                    self.oracle.violated(f"{process.name} reads {token} {count} times in {ask.key} ({reading.source})")
+                self.check_reading(process, ask.key, reading)
+
+    def check_reading(self, process: Process, key: str, reading: Reading[Any]) -> None:
+        """Whatever an answer is made of, nothing is in it twice."""
+        if self.oracle.damaged:
+            return
+        (token, count), *_ = [*Counter(tokens_read(reading)).most_common(1), ("", 0)]
+        if count > 1:
+            self.oracle.violated(f"{process.name} reads {token} {count} times in {key} ({reading.source})")
 
 
 class Caller:
@@ -307,14 +312,14 @@ class Caller:
         ask = Tail(write.key) if isinstance(write, Append) else Fetch(write.key)
         (reading,) = await self._store.read([ask])
         deed = self._oracle.deeds[receipts[0].op_id]
-        from remanence.testing.simulator.invariants import tokens
-
         (token,) = tokens(deed)
-        found = tokens_read(reading)
-        if found.count(token) != 1 and forgot == self._oracle.forgets and not self._forgetful():
+        self._history.check_reading(self._process, write.key, reading)
+        if forgot != self._oracle.forgets or self._forgetful():
+            return
+        count = tokens_read(reading).count(token)
+        if count != 1:
             self._oracle.violated(
-                f"{self._process.name} wrote {token} to {write.key} and reads it {found.count(token)} times"
-                f" ({reading.source})"
+                f"{self._process.name} wrote {token} to {write.key} and reads it {count} times ({reading.source})"
             )
 
     def _forgetful(self) -> bool:

@@ -49,7 +49,7 @@ class Network:
         """When the last request under way will have been delivered."""
         self.resets = 0
         """How often every connection was closed."""
-        self.snapshots: deque[Snapshot] = deque(maxlen=6)
+        self.snapshots: deque[Snapshot] = deque(maxlen=12)
 
     def _clock(self) -> float:
         return EPOCH + self.simulation.now + self.skew
@@ -113,9 +113,7 @@ class Link:
 
     async def forward(self, lineage: str, nonce: str, seq: int, op_id: str, deadline: float) -> bool:
         """See `Store.forward`."""
-        return await self._ask(
-            lambda store: store.forward(lineage, nonce, seq, op_id, deadline), deadline, lineage
-        )
+        return await self._ask(lambda store: store.forward(lineage, nonce, seq, op_id, deadline), deadline, lineage)
 
     async def apply(self, batch: Batch, deadline: float) -> Outcome:
         """See `Store.apply`."""

@@ -5,7 +5,7 @@ import random
 
 from remanence import events
 from remanence.errors import CorruptRecord, JournalFull, RemanenceError
-from remanence.runtime.simulated import Simulation, SimulatedMachine, SimulatedRuntime
+from remanence.runtime.simulated import SimulatedMachine, SimulatedRuntime, Simulation
 from remanence.settings import Settings
 from remanence.stores.journal import Journal
 from remanence.stores.resilient import ResilientStore
@@ -20,7 +20,13 @@ class World:
     """Everything there is in one history, made from its seed."""
 
     def __init__(
-        self, seed: int, settings: Settings, machines: int, *, skews: bool = False, checkpoint_pages: int = 1000
+        self,
+        seed: int,
+        settings: Settings,
+        machines: int,
+        *,
+        skews: bool = False,
+        checkpoint_pages: int = 1000,
     ) -> None:
         self.simulation = Simulation(seed)
         self.chance = random.Random(seed ^ 0xC0FFEE)
@@ -121,7 +127,7 @@ class Process:
         return self._store
 
     def kill(self) -> None:
-        """kill -9."""
+        """Kill -9."""
         if not self.alive:
             return
         self.alive = self.holder.alive = False
@@ -140,6 +146,11 @@ class Process:
     def ended(self) -> None:
         """It closed its store and exits."""
         self.kill()
+
+
+def fingerprint(machine: Machine, inode: int) -> str:
+    """What `stores.shelf.fingerprint` makes of a file."""
+    return f"{machine.name} {machine.clock.boot_id} {inode}"
 
 
 class SimulatedShelf(Shelf):
@@ -194,12 +205,15 @@ class SimulatedShelf(Shelf):
     def _read(self, name: str) -> Journal:
         full = self._settings.durability == "full"
         database = Database(
-            self._disk.path(name), full=full, vfs=VFS, exclusive=True, checkpoint_pages=self._process.world.checkpoint_pages
+            self._disk.path(name),
+            full=full,
+            vfs=VFS,
+            exclusive=True,
+            checkpoint_pages=self._process.world.checkpoint_pages,
         )
         self._process.databases.append(database)
-        boot = self._runtime.boot_id()
-        fingerprint = f"{self._machine.name} {boot} {self._disk.files[name].inode}"
-        journal = WatchedJournal(self._process.world.oracle, self._process, database, self._runtime, fingerprint)
+        printed = fingerprint(self._machine, self._disk.files[name].inode)
+        journal = WatchedJournal(self._process.world.oracle, self._process, database, self._runtime, printed)
         complaint = "" if journal.clean else database.healthy()
         if complaint:
             raise FileDamaged(f"{name} is damaged: {complaint}")

@@ -1,0 +1,89 @@
+"""What a journal consists of: rows, lineages, and writes without effect."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from remanence.model import Put, Write
+from remanence.wire.sqlite import FileDamaged
+
+encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder(Write).decode
+
+
+class Row(msgspec.Struct, frozen=True):
+    """A journalled write: its row number, identity, and when it was made."""
+
+    n: int
+    op_id: str
+    hlc: int
+    write: Write
+    wall: float
+    boot: float
+    size: int
+
+
+@dataclass
+class Lineage:
+    """One history in the file, as it stands now."""
+
+    name: str
+    first: int
+    count: int
+    acked: int = 0
+    pruned: int = 0
+    pruned_id: str = ""
+    boot_id: str = ""
+    print: str = ""
+
+    @property
+    def pending(self) -> int:
+        """Writes the server does not have yet."""
+        return self.count - self.acked
+
+    @property
+    def kept(self) -> int:
+        """Writes that are still in the file, applied or not."""
+        return self.count - self.pruned
+
+    def row(self, seq: int) -> int:
+        """The row number of write `seq`."""
+        return self.first + seq - 1
+
+    @property
+    def end(self) -> int:
+        """The row number of the last write."""
+        return self.first + self.count - 1
+
+
+class Outcome(msgspec.Struct, frozen=True):
+    """A write without effect, kept for people: `kind` is conflict, stale, rejected or dead."""
+
+    n: int
+    op_id: str
+    key: str
+    kind: str
+    reason: str
+    wall: float
+
+
+def is_blind(write: Write) -> bool:
+    """Whether a write replaces a whole record whatever it was."""
+    return type(write) is Put and write.base is None
+
+
+def read_row(raw: Sequence[Any]) -> Row:
+    """A row as the file has it. Raises `FileDamaged` where its write cannot be read."""
+    n, op_id, hlc, data, wall, boot = raw
+    return Row(n, op_id, hlc, read_write(data), wall, boot, len(data))
+
+
+def read_write(data: bytes) -> Write:
+    """A write as the file has it. Raises `FileDamaged` where it cannot be read."""
+    try:
+        write: Write = _decode(data)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise FileDamaged("a row of the journal cannot be read") from error
+    return write
