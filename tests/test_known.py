@@ -88,7 +88,7 @@ def test_what_it_holds_is_counted(counts: list[int]):
             known.extend("a", n, (b"x" * 10,) * count, 0.0, None)
             known.put("b", Knowledge(n, Document(b"y" * count), 0.0))
         if counts:
-            items = known._entries["a"].items  # type: ignore[union-attr]
+            items = known._entries["a"].entry.items  # type: ignore[union-attr]
             assert len(items) == min(TAIL_ITEMS, sum(counts))
             assert known._size == LEAST + 50 * len(items) + LEAST + counts[-1]
         known.forget(["a", "b"])

@@ -5,6 +5,7 @@ is hunted with are the faults that its safeguard is there for.
 """
 
 import itertools
+import random
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -14,11 +15,16 @@ from typing import Any
 import msgspec
 import pytest
 
+from remanence.errors import JournalFull
 from remanence.model import Append
 from remanence.protocols import Tail
+from remanence.runtime.simulated import Deadlock, SimulatedMachine, SimulatedRuntime, Simulation
 from remanence.settings import Settings
 from remanence.stores import clock, drain, journal, keeper, memory, pruning, resolve, rules
-from remanence.stores.rows import Lineage
+from remanence.stores.memory import MemoryStore
+from remanence.stores.resilient import ResilientStore
+from remanence.stores.rows import Lineage, Row
+from remanence.testing.disk import VFS, Dead, Disk, Holder
 from remanence.testing.simulator import world
 from remanence.testing.simulator.__main__ import main
 from remanence.testing.simulator.histories import Report, plan, play
@@ -111,7 +117,7 @@ class Mutant:
 
 
 def replaced(owner: Any, name: str, value: Any) -> Callable[[pytest.MonkeyPatch], None]:
-    return lambda patch: patch.setattr(owner, name, value)
+    return lambda patch: patch.setattr(owner, name, value, raising=not isinstance(value, property))
 
 
 def without_fence(batch: Any, mark: Any, before: int) -> Any:
@@ -201,6 +207,14 @@ def unnoticed(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(drain.Drain, "_same", lambda *_: True)
 
 
+def rewound_in_silence(patch: pytest.MonkeyPatch) -> None:
+    def rewind(self: drain.Drain, lineage: Lineage, seq: int) -> None:
+        self._forget_recent()
+        self.journal.rewind(lineage, seq)
+
+    patch.setattr(drain.Drain, "_rewind", rewind)
+
+
 def learned_in_silence(patch: pytest.MonkeyPatch) -> None:
     real = drain.Drain._remember
 
@@ -229,6 +243,10 @@ MUTANTS = {
     ),
     "gaps are accepted": Mutant(replaced(memory, "admitted", without_gap), "failover"),
     "a server that forgot is not told again": Mutant(replaced(drain.Drain, "_rewind", nothing), "failover"),
+    "a server that forgot is told again in silence": Mutant(rewound_in_silence, "failover"),
+    "many send at once": Mutant(
+        replaced(ResilientStore, "_leader", property(nothing, nothing)), "late, twice, reply lost, partition"
+    ),
     "only lineages with pending rows are compared": Mutant(handshake_of_the_pending, "failover, power"),
     "the last write is not compared": Mutant(replaced(drain.Drain, "_same", lambda *_: True), "restore"),
     "the watermark moves apart from the data": Mutant(watermark_apart, "failover"),
@@ -367,11 +385,38 @@ async def answer_lost(stage: World) -> None:
         stage.oracle.violated("a list is read that never was")
 
 
+async def old_backup(stage: World) -> None:
+    """A backup comes back when the change log has long forgotten what it holds."""
+    machine = stage.machines[0]
+    stage.network.store = MemoryStore(machine.clock.wall, log_length=2)
+    stage.oracle.damaged = True  # the log is too short for it to judge by
+    process = machine.start()
+    for n in range(5):
+        await process.store.write([Append("list0", (b"a%d" % n,))])
+    await stage.simulation.sleep(3.0)
+    (name,) = machine.journals()
+    backup = machine.disk.copy(name)
+    for n in range(5):
+        await process.store.write([Append("list0", (b"b%d" % n,))])
+    process.kill()
+    machine.disk.restore(name, backup, same_inode=False)
+    process = machine.start()
+    await process.store.write([Append("list0", (b"c",))])
+    stored = stage.network.store.dump()["list0"]
+    if len(stored) != 11:
+        stage.oracle.violated(f"{len(stored)} items where 11 were written")
+
+
+async def nothing_shared(self: drain.Drain, lineage: Lineage, mark: Any, deadline: float) -> int:
+    return lineage.pruned
+
+
 async def read_it(process: Process) -> None:
     await process.store.read([Tail("list0")])
 
 
 SCENES = {
+    "only the log tells what was applied": (old_backup, replaced(drain.Drain, "_shared", nothing_shared)),
     "a lost answer teaches nothing": (answer_lost, learned_in_silence),
     "an answer is kept that own writes overlap": (
         answer_overlapped, replaced(journal.Journal, "keys_behind", lambda *_: set())
@@ -393,3 +438,169 @@ def test_the_scene_ends_well_unless(name: str, safe: bool, stage: World, monkeyp
     stage.oracle.finish(stage.network.store)
     assert bool(stage.oracle.violations) is not safe, stage.oracle.violations
     assert stage.network.store.dump()["list0"]
+
+
+# --- the tools ------------------------------------------------------------------------------------
+
+
+def test_waiting_for_nobody_is_a_deadlock():
+    simulation = Simulation(1)
+
+    async def wait() -> None:
+        await simulation.signal().wait(None)
+
+    with pytest.raises(Deadlock, match="main"):
+        simulation.run(wait())
+
+
+def test_work_without_end_at_one_moment_is_a_deadlock():
+    simulation = Simulation(1)
+
+    async def spin() -> None:
+        while True:
+            await simulation.sleep(0.0)
+
+    with pytest.raises(Deadlock, match="for ever"):
+        simulation.run(spin())
+    simulation.close()
+
+
+def test_the_seed_decides_the_order_and_time_passes_only_in_waits():
+    def order(seed: int) -> list[int]:
+        simulation, found = Simulation(seed), list[int]()
+
+        async def step(n: int) -> None:
+            await simulation.sleep(1.0)
+            found.append(n)
+
+        async def all_of_them() -> None:
+            for task in [simulation.spawn("", step(n)) for n in range(6)]:
+                assert await task.join(5.0)
+            assert simulation.now == 1.0
+
+        simulation.run(all_of_them())
+        return found
+
+    assert order(3) == order(3)
+    assert len({tuple(order(seed)) for seed in range(9)}) > 3
+
+
+def test_a_killed_process_does_nothing_more_and_a_shielded_work_ends():
+    simulation = Simulation(1)
+    runtime = SimulatedRuntime(SimulatedMachine(simulation, "m"))
+    done: list[str] = []
+
+    async def work(name: str) -> None:
+        await runtime.sleep(1.0)
+        done.append(name)
+
+    async def story() -> None:
+        caller = runtime.spawn("cancelled", lambda: runtime.shield(work("shielded")))
+        await simulation.sleep(0.5)
+        caller.cancel()
+        await simulation.sleep(1.0)
+        runtime.spawn("killed", lambda: work("killed"))
+        await simulation.sleep(0.5)
+        runtime.kill()
+        await simulation.sleep(2.0)
+
+    simulation.run(story())
+    assert done == ["shielded"]
+
+
+def test_machines_have_clocks_of_their_own():
+    simulation = Simulation(1)
+    machine = SimulatedMachine(simulation, "m", skew=60.0)
+    other = SimulatedMachine(simulation, "n")
+    assert machine.wall() - other.wall() == 60.0
+    machine.jump(-10.0)
+    assert machine.wall() - other.wall() == 50.0
+    before, boottime = machine.boot_id, machine.boottime()
+    machine.reboot()
+    assert machine.boot_id != before and machine.boottime() < boottime
+    drawn = [SimulatedRuntime(each).random_bytes(16) for each in (machine, other)]
+    assert drawn[0] != drawn[1]
+
+
+@pytest.mark.parametrize("full", [True, False])
+def test_a_disk_without_power_keeps_what_was_synced(full: bool):
+    for seed in range(40):
+        disk, holder = Disk(), Holder()
+        disk.create("file")
+        disk.hold("file", holder)
+        database = sqlite.Database(disk.path("file"), full=full, vfs=VFS, exclusive=True)
+        database.run("CREATE TABLE t (n)")
+        for n in range(20):
+            database.run("INSERT INTO t VALUES (?)", (n,))
+        holder.alive = False
+        with pytest.raises(Dead):
+            database.close()
+        disk.lose_power(random.Random(seed))
+        disk.hold("file", Holder())
+        database = sqlite.Database(disk.path("file"), vfs=VFS, exclusive=True)
+        assert database.healthy() == ""
+        there = database.run("SELECT name FROM sqlite_master")
+        kept = [n for (n,) in database.run("SELECT n FROM t")] if there else []
+        assert kept == list(range(20 if full else len(kept)))
+        database.close()
+        disk.close()
+
+
+def test_a_full_disk_refuses_and_a_killed_process_leaves_no_half():
+    disk, holder = Disk(), Holder()
+    disk.create("file")
+    disk.hold("file", holder)
+    database = sqlite.Database(disk.path("file"), vfs=VFS, exclusive=True)
+    database.run("CREATE TABLE t (n)")
+    disk.full = True
+    with pytest.raises(JournalFull):
+        database.run("INSERT INTO t VALUES (1)")
+    disk.full = False
+    database.run("INSERT INTO t VALUES (2)")
+    holder.die_after(1)
+    with pytest.raises(Dead):
+        database.run("INSERT INTO t VALUES (3)")
+    with pytest.raises(Dead):
+        database.close()
+    disk.hold("file", Holder())
+    database = sqlite.Database(disk.path("file"), vfs=VFS, exclusive=True)
+    assert database.run("SELECT n FROM t") == [(2,)]
+    database.close()
+    disk.close()
+
+
+# --- the store's time -----------------------------------------------------------------------------
+
+
+def made(runtime: SimulatedRuntime, hlc: int) -> Row:
+    return Row(1, "x" * 22, hlc, Append("list0", ()), runtime.wall(), runtime.boottime(), 1)
+
+
+def test_a_wrong_clock_is_put_right_when_the_store_is_heard():
+    simulation = Simulation(1)
+    machine = SimulatedMachine(simulation, "m", skew=-600.0)
+    runtime = SimulatedRuntime(machine)
+    told = clock.StoreClock(runtime)
+    early = made(runtime, told.tick(0))
+    true = round((machine.wall() + 600.0) * 1e6)
+    simulation.run(simulation.sleep(5.0))
+    machine.jump(3600.0)
+    told.hear(true + 5_000_000, runtime.boottime())
+    assert abs(told.dated(early, same_start=True) - true) < 10
+    late = made(runtime, told.tick(0))
+    assert told.dated(late, same_start=True) == late.hlc
+    assert abs(late.hlc - true - 5_000_000) < 10
+    assert told.dated(early, same_start=False) <= told.now(), "whatever was set meanwhile: not in the future"
+
+
+def test_a_quick_answer_is_not_outdone_by_a_slow_one():
+    simulation = Simulation(1)
+    runtime = SimulatedRuntime(SimulatedMachine(simulation, "m"))
+    told = clock.StoreClock(runtime)
+    told.hear(1_000_000, runtime.boottime())
+    asked = runtime.boottime()
+    simulation.run(simulation.sleep(1.0))
+    told.hear(2_000_000, asked)  # said at the end of that second, not in its middle
+    assert told.now() == 2_000_000
+    told.hear(90_000_000, asked)  # but another server has another clock
+    assert told.now() == 90_500_000

@@ -23,10 +23,10 @@ from remanence.wire.keys import Keyspace
 Fresh = Callable[..., Server]
 
 HOSTILE = [
-    ":", "::", "a:b", "{", "}", "{a}", "*", "?", "[a-z]", "[", "]", "\\", "\0", "a\0b", "\n", "\r\n", " ", "\t",
-    "%", "%3A", "%25", "é", "e\u0301", "🧠", "\u202eabc", "\ufeff", "\x7f", "'", '"', "`; FLUSHALL", "../..",
-    "/", "\ud800", "a" * 511, "🧠" * 200, "a" * 1_000_000, "WORKING_MEMORY", "log", "d:x", "w:x", "remanence:",
-    "-", "+", "(", "$", "__x",
+    ":", "::", "a:b", "{", "}", "{a}", "*", "?", "[a-z]", "[", "]", "\\", "\0", "a\0b", "\n", "\r\n",
+    " ", "\t", "%", "%3A", "%25", "é", "e\u0301", "🧠", "\u202eabc", "\ufeff", "\x7f", "'", '"',
+    "`; FLUSHALL", "../..", "/", "\ud800", "a" * 511, "🧠" * 200, "a" * 1_000_000, "WORKING_MEMORY",
+    "log", "d:x", "w:x", "remanence:", "-", "+", "(", "$", "__x",
 ]  # fmt: skip
 anything = st.text(st.characters(), min_size=0, max_size=60) | st.sampled_from(HOSTILE)
 
@@ -196,8 +196,8 @@ def bombs() -> dict[str, bytes]:
         "pickle compressed": b"\x01" + zlib.compress(made),
         "yaml": b"!!python/object/apply:os.system ['echo boom']",
         "json with a class": b'{"py/object": "os.system", "value": 1',
-        "zlib bomb": b"\x01" + zlib.compress(b"x" * (300 << 20)),
-        "zlib bomb, stamped": b"\x01" + b"A" * 22 + b"0" * 16 + zlib.compress(b"x" * (300 << 20)),
+        "zlib bomb": b"\x01" + zlib.compress(b"x" * (40 << 20)),
+        "zlib bomb, stamped": b"\x01" + b"A" * 22 + b"0" * 16 + zlib.compress(b"x" * (40 << 20)),
         "zlib cut": b"\x01" + zlib.compress(b'{"value": 1}')[:-3],
         "deep": b'{"value": ' + b"[" * 100_000 + b"]" * 100_000 + b"}",
         "deep objects": b'{"a":' * 50_000 + b"1" + b"}" * 50_000,

@@ -302,10 +302,12 @@ def test_two_processes_append_to_one_value_with_the_server_away_half_of_the_time
 
 
 APPENDING = """
-import json, sys
+import json, sys, time
 from remanence import Memory
 name, url, namespace, options = sys.argv[1:5]
 memory = Memory(url=url, namespace=namespace, **json.loads(options))
+while not hasattr(memory, "log"):  # what was never read here cannot be read while the server is away
+    time.sleep(0.01)
 for i in range(200):
     memory.log.append(f"{name}:{i + 1}")
 assert memory.engine.flush(10), memory.engine.status()

@@ -17,9 +17,12 @@ T = TypeVar("T")
 EPOCH = 1_750_000_000.0
 """Wall seconds at which every simulation begins."""
 
+RESTLESS = 20_000
+"""Steps at one moment of time after which nobody will ever let it pass."""
+
 
 class Deadlock(Exception):
-    """Everybody waits for somebody else: nothing is runnable and no timer is set."""
+    """Everybody waits for somebody else, and no timer is set; or nobody waits, and time stands still."""
 
 
 class Cancelled(BaseException):
@@ -148,7 +151,7 @@ class Simulation:
         self._bytes = random.Random(seed ^ 0xB17E5)
         self._runnable: list[tuple[SimulatedTask[Any], BaseException | None]] = []
         self._timers: list[tuple[float, int, Callable[[], None]]] = []
-        self._set = 0
+        self._set = self._still = 0
         self._tasks: dict[SimulatedTask[Any], None] = {}
 
     def spawn(self, name: str, work: Coroutine[Any, Any, T], owner: object = None) -> SimulatedTask[T]:
@@ -209,7 +212,9 @@ class Simulation:
             if not self._timers:
                 waiting = sorted(task.name for task in self._tasks)
                 raise Deadlock(f"nothing can go on at {self.now:.3f} s: {', '.join(waiting)} wait")
-            self.now, _, act = heapq.heappop(self._timers)
+            then, _, act = heapq.heappop(self._timers)
+            if then > self.now:
+                self.now, self._still = then, 0
             act()
             return
         at = self._order.randrange(len(runnable)) if len(runnable) > 1 else 0
@@ -218,6 +223,9 @@ class Simulation:
         if task.done:
             return
         self.steps += 1
+        self._still += 1
+        if self._still > RESTLESS:
+            raise Deadlock(f"{task.name} and others run at {self.now:.3f} s for ever")
         self.current = task
         task.step(error)
         self.current = None

@@ -47,35 +47,6 @@ class Knowledge(msgspec.Struct, frozen=True):
     expires: float | None = None
 
 
-class _Growing(msgspec.Struct):
-    """Knowledge of a list that is being written to: copying its end would cost more than the write itself.
-
-    It changes, so others are `told` what it is now.
-    """
-
-    items: list[bytes]
-    length: int
-    size: int
-    n: int = 0
-    wall: float = 0.0
-    expires: float | None = None
-
-    def add(self, items: Sequence[bytes]) -> None:
-        """Items at the end."""
-        self.items.extend(items)
-        self.size += _bytes(items)
-        if self.length >= 0:
-            self.length += len(items)
-        if len(self.items) > TAIL_ITEMS:
-            self.size -= _bytes(self.items[:-TAIL_ITEMS])
-            del self.items[:-TAIL_ITEMS]
-
-    def told(self) -> Knowledge:
-        """What it is now."""
-        tail = ListTail(tuple(self.items), self.length)
-        return Knowledge(self.n, tail, self.wall, self.expires)
-
-
 class Known:
     """Not thread-safe: its owner holds a mutex around each call."""
 
@@ -85,7 +56,7 @@ class Known:
         self._records = records
         self._budget = budget
         self._size = 0
-        self._entries: OrderedDict[str, Knowledge | _Growing] = OrderedDict()
+        self._entries: OrderedDict[str, Knowledge] = OrderedDict()
         self._sizes: dict[str, int] = {}
         self._dirty: set[str] = set()
         self._ageless: set[str] = set()
@@ -95,7 +66,7 @@ class Known:
         found = self._entries.get(key)
         if found is not None:
             self._entries.move_to_end(key)
-            return _told(found)
+            return found
         rows = self._database.run("SELECT n, entry, wall, expires FROM known WHERE key = ?", (key,))
         if not rows:
             return None
@@ -105,7 +76,7 @@ class Known:
     def document(self, key: str) -> Knowledge | None:
         """What memory alone holds of a record: cheap enough to ask on each write."""
         found = self._entries.get(key)
-        return found if isinstance(found, Knowledge) and isinstance(found.entry, Document) else None
+        return found if found is not None and isinstance(found.entry, Document) else None
 
     def heard(self, key: str, knowledge: Knowledge) -> None:
         """Remember what the server said; how long it lives is to be asked later (`ageless`)."""
@@ -123,10 +94,10 @@ class Known:
             if self._size > self._budget:
                 self._fit()
 
-    def _hold(self, key: str, held: Knowledge | _Growing, size: int) -> None:
+    def _hold(self, key: str, knowledge: Knowledge, size: int) -> None:
         self._size += size - self._sizes.get(key, 0)
         self._sizes[key] = size
-        self._entries[key] = held
+        self._entries[key] = knowledge
         self._entries.move_to_end(key)
         self._dirty.add(key)
 
@@ -146,19 +117,20 @@ class Known:
         """Own items were appended to the list by row `n`."""
         if self._records == 0:
             return
-        growing = self._growing(key)
-        if n <= growing.n:
+        before = self.get(key)
+        if before is not None and n <= before.n:
             return  # in it already: a server that forgot was sent the row again
-        growing.add(items)
-        growing.n, growing.wall, growing.expires = n, wall, expires
-        self._hold(key, growing, LEAST + growing.size)
+        old = _tail(before)
+        length = old.length + len(items) if old.length >= 0 else -1
+        items = items[-TAIL_ITEMS:]
+        more = max(0, len(old.items) + len(items) - TAIL_ITEMS)
+        entry = ListTail(old.items[more:] + tuple(items), length)
+        # by what changed: to add up the lengths of five hundred items takes longer than the write itself
+        was = self._sizes[key] if before is not None and old is before.entry and key in self._sizes else _size(old)
+        size = was + _bytes(items) - _bytes(old.items[:more])
+        self._hold(key, Knowledge(n, entry, wall, expires), size)
         if self._size > self._budget:
             self._fit()
-
-    def _growing(self, key: str) -> _Growing:
-        """What is known of the list at `key`, ready to grow."""
-        held = self._entries.get(key)
-        return held if isinstance(held, _Growing) else _to_grow(self.get(key))
 
     def forget(self, keys: Sequence[str]) -> None:
         """Drop entries whose basis is gone."""
@@ -173,8 +145,11 @@ class Known:
 
     def save(self, keys: Sequence[str]) -> None:
         """Write entries to disk and keep the table within its number of records."""
-        held = [(key, _told(self._entries[key])) for key in keys if key in self._entries]
-        rows = [(key, k.n, _encoder.encode(k.entry), k.expires, k.wall) for key, k in held]
+        rows = [
+            (key, k.n, _encoder.encode(k.entry), k.expires, k.wall)
+            for key in keys
+            if (k := self._entries.get(key)) is not None
+        ]
         self._database.many("INSERT OR REPLACE INTO known VALUES (?, ?, ?, ?, ?)", rows)
         self._dirty.difference_update(keys)
 
@@ -207,18 +182,13 @@ def of_record(record: Record | None) -> Document:
     return Document(None, ABSENT) if record is None else Document(record.body, record.etag, record.hlc)
 
 
-def _told(held: Knowledge | _Growing) -> Knowledge:
-    return held.told() if isinstance(held, _Growing) else held
-
-
-def _to_grow(before: Knowledge | None) -> _Growing:
+def _tail(before: Knowledge | None) -> ListTail:
     """What is known of a list before items are added; of anything else, that only those will be known."""
     if before is None:
-        return _Growing([], -1, 0)
-    entry = before.entry
-    if isinstance(entry, ListTail):
-        return _Growing(list(entry.items), entry.length, _bytes(entry.items), before.n)
-    return _Growing([], 0 if entry.body is None else -1, 0, before.n)
+        return ListTail((), -1)
+    if isinstance(before.entry, ListTail):
+        return before.entry
+    return ListTail((), 0 if before.entry.body is None else -1)
 
 
 def _size(entry: Entry) -> int:

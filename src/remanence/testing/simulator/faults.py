@@ -19,6 +19,7 @@ class Nemesis:
         self.world = world
         self.chance = world.chance
         self.stopped = False
+        self.copies = 0
         self.backups: list[tuple[Machine, str, dict[str, bytes]]] = []
         self.revive = revive
         self._faults = [kind for kind in kinds if kind in FAULTS]
@@ -189,7 +190,8 @@ async def clone(nemesis: Nemesis) -> None:
     nemesis.world.oracle.copied = True
     _, _, content = nemesis.chance.choice(nemesis.backups)
     machine = nemesis.machine()
-    name = f"copy{len(machine.disk.files)}.journal"
+    nemesis.copies += 1
+    name = f"copy{nemesis.copies}.journal"
     machine.disk.restore(name, content, same_inode=False)
     nemesis.revive(machine)
 

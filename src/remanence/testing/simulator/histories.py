@@ -10,14 +10,17 @@ import msgspec
 from remanence.errors import Closed, JournalFull, RemanenceError, Unavailable
 from remanence.model import ABSENT, Append, Delete, Edit, Patch, Put, Reading, Receipt, Record, Write
 from remanence.protocols import Fetch, Tail
-from remanence.runtime.simulated import Deadlock
+from remanence.runtime.simulated import Cancelled, Deadlock
 from remanence.settings import Settings
-from remanence.testing.simulator.faults import FATES, FAULTS, Nemesis
-from remanence.testing.simulator.invariants import tokens
+from remanence.testing.simulator.deeds import tokens
+from remanence.testing.simulator.faults import FAULTS, Nemesis
+from remanence.testing.simulator.network import FATES
 from remanence.testing.simulator.world import Machine, Process, World
 from remanence.wire import codec
 from remanence.wire.sqlite import FileDamaged
 
+CANCEL = "cancel"
+"""The fault that callers make themselves: they lose patience, at any await."""
 DEADLINE = 1.0
 PATIENCE = 60.0
 """Simulated seconds within which everything must have settled once the faults are over."""
@@ -53,7 +56,7 @@ class Report(msgspec.Struct, frozen=True):
 def plan(seed: int, kinds: Sequence[str] | None = None) -> Plan:
     """What the seed chooses; with `kinds`, only among those faults."""
     chance = random.Random(seed ^ 0x91A4)
-    every = [*FAULTS, *FATES] if kinds is None else list(kinds)
+    every = [*FAULTS, *FATES, CANCEL] if kinds is None else list(kinds)
     rare = {"clone", "restore", "garble"}
     chosen = tuple(kind for kind in every if kinds is not None or chance.random() < (0.15 if kind in rare else 0.4))
     settings = {
@@ -210,7 +213,7 @@ class History:
         """Cut off, a process answers from what it knows, and knows nothing twice."""
         for machine in self.world.machines:
             self.world.network.partitioned[machine.name] = False
-        asks = [Tail("list0"), Tail("list1"), Fetch("doc0"), Fetch("doc1")]
+        asks: list[Tail | Fetch] = [Tail("list0"), Tail("list1"), Fetch("doc0"), Fetch("doc1")]
         for process in self.world.processes:
             for ask in asks if not process.store.closed else ():
                 try:
@@ -269,12 +272,28 @@ class Caller:
     async def _send(self, writes: Sequence[Write]) -> list[Receipt]:
         ack = self._chance.choice((None, None, "journal", "store"))
         started = self._simulation.now
-        receipts = await self._store.write(writes, ack=ack)  # type: ignore[arg-type]
-        if self._simulation.now - started > DEADLINE + 0.1:
+        if CANCEL in self._history.plan.kinds and self._chance.random() < 0.2:
+            receipts = await self._impatient(writes)
+        else:
+            receipts = await self._store.write(writes, ack=ack)  # type: ignore[arg-type]
+        calm = self._history.plan.kinds == (CANCEL,)
+        if self._simulation.now - started > (0.2 if calm else DEADLINE + 0.1):
             self._oracle.violated(f"a write took {self._simulation.now - started:.3f} s")
         if self._process.alive:
             self._oracle.told(receipts)
         return receipts
+
+    async def _impatient(self, writes: Sequence[Write]) -> list[Receipt]:
+        """Write, and be cancelled meanwhile as a task of asyncio may be: what became of it is then unknown."""
+        self._history.world.network.injected[CANCEL] += 1
+        task = self._simulation.spawn("impatient", self._store.write(writes), self._process.runtime)
+        task.awaited = True
+        await self._simulation.sleep(self._chance.choice((0.0, 0.001, 0.004)) * self._chance.random())
+        task.cancel()
+        await task.join(None)
+        if task.error is not None and not isinstance(task.error, Cancelled):
+            raise task.error
+        return task.result or []
 
     def _some_write(self) -> Write:
         """Any write; each carries a token that no other has."""
@@ -306,7 +325,7 @@ class Caller:
         """Write, then read it back: whatever happens, the process sees its own writes."""
         write = self._some_write()
         receipts = await self._send([write])
-        if not isinstance(write, Append | Patch) or not receipts[0].op_id:
+        if not isinstance(write, Append | Patch) or not receipts or not receipts[0].op_id:
             return
         forgot = self._oracle.forgets
         ask = Tail(write.key) if isinstance(write, Append) else Fetch(write.key)
@@ -336,6 +355,7 @@ def _patch(key: str, token: str) -> Patch:
 
 
 def tokens_read(reading: Reading[Any]) -> list[str]:
+    """What a list or a document was read to hold."""
     value = reading.value
     if isinstance(value, list):
         return [item.decode() for item in value]

@@ -6,17 +6,17 @@ every state the server was in, and what each process was told. It never influenc
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from remanence import events
-from remanence.model import EXPIRED, OK, STALE, Append, Batch, Delete, Patch, Put, Receipt, Write
+from remanence.model import EXPIRED, OK, STALE, Append, Batch, Delete, Put, Receipt, Write
 from remanence.protocols import Lifetime
 from remanence.runtime.blocking import run
 from remanence.runtime.simulated import Simulation
 from remanence.settings import Settings
-from remanence.stores.journal import Journal
 from remanence.stores.memory import Change, MemoryStore
 from remanence.stores.rows import Lineage, Row
+from remanence.testing.simulator.deeds import Deed, WatchedJournal, datable, tokens
 from remanence.wire import codec
 
 if TYPE_CHECKING:
@@ -24,80 +24,6 @@ if TYPE_CHECKING:
 
 LIVE_SECONDS = 2.0
 """How old a write may be for its lifetime to begin when it is applied."""
-
-
-class Violation(Exception):
-    """An invariant does not hold."""
-
-
-class Deed:
-    """A write that a journal took."""
-
-    __slots__ = (
-        "at",
-        "boot",
-        "jumps",
-        "key",
-        "lost",
-        "machine",
-        "n",
-        "op_id",
-        "path",
-        "places",
-        "receipt",
-        "write",
-    )
-
-    def __init__(self, row: Row, path: str, place: tuple[str, int], at: float, process: "Process") -> None:
-        self.op_id = row.op_id
-        self.n = row.n
-        self.key = row.write.key
-        self.write: Write = row.write
-        self.path = path
-        self.places = [place]
-        """(lineage, seq) under which it may be sent."""
-        self.at = at
-        self.machine = process.machine
-        self.boot = process.runtime.boot_id()
-        self.jumps = process.machine.jumps
-        self.receipt: Receipt | None = None
-        self.lost = ""
-        """Why its file may have lost it, "" while it must not."""
-
-
-class WatchedJournal(Journal):
-    """A journal whose owner cannot tell that somebody looks on."""
-
-    def __init__(self, oracle: "Oracle", process: "Process", *parts: Any) -> None:
-        self.oracle = oracle
-        self.process = process
-        super().__init__(*parts)
-
-    def append(self, entries: Sequence[tuple[str, int, Write]]) -> list[Row]:
-        """See `Journal.append`."""
-        self.oracle.attempted(entries)
-        rows = super().append(entries)
-        self.oracle.journalled(self, rows)
-        return rows
-
-    def acknowledge(self, lineage: Lineage, seq: int, size: int | None = None) -> None:
-        """See `Journal.acknowledge`."""
-        before = lineage.acked
-        super().acknowledge(lineage, seq, size)
-        if seq > before:
-            self.oracle.acknowledged(self, lineage.name)
-
-    def fork(self, lineage: Lineage, keep: int) -> str:
-        """See `Journal.fork`."""
-        successor = super().fork(lineage, keep)
-        self.oracle.forked(self, lineage, keep, successor)
-        return successor
-
-
-class Server(Protocol):
-    """What the oracle looks at."""
-
-    store: MemoryStore
 
 
 class Oracle:
@@ -319,9 +245,9 @@ class Oracle:
             return
         if change.op_id in self.results:
             self.violated(f"{change.op_id} was applied to {change.key} twice")
-        if change.result == OK and deed.receipt is not None and deed.receipt.state == "rejected":
-            if change.kind != "blank":
-                self.violated(f"{change.op_id} was rejected ({deed.receipt.reason}), and then applied to {change.key}")
+        refused = deed.receipt is not None and deed.receipt.state == "rejected"
+        if refused and change.result == OK and change.kind != "blank":
+            self.violated(f"{change.op_id} was rejected, and then applied to {change.key}")
         age = self._simulation.now - deed.at
         same_boot = deed.machine.clock.boot_id == deed.boot and not self.copied
         if change.result == STALE and self.sent[change.op_id] == 1 and age < 1.9 and same_boot and not late:
@@ -335,12 +261,12 @@ class Oracle:
         blind = isinstance(write, Put | Delete) and write.base is None
         if not (blind and newest and change.result == OK and change.kind != "blank"):
             return
-        if self.copied or not (_datable(deed) and _datable(newest)):
+        if self.copied or not (datable(deed) and datable(newest)):
             return
         lives = isinstance(write, Put) and change.key.startswith("ttl")
         if not self._live.get(change.op_id) and not lives and newest.at > deed.at + self.slack:
             self.violated(
-                f"{change.op_id}, made at {deed.at:.3f}, replaced {newest.op_id} on {change.key}, made at {newest.at:.3f}"
+                f"{change.key}: {change.op_id}, made at {deed.at:.3f}, replaced {newest.op_id}, made at {newest.at:.3f}"
             )
 
     def _check_effect(self, store: MemoryStore, change: Change, *, late: bool) -> None:
@@ -352,12 +278,15 @@ class Oracle:
                 self.violated(f"the log says that {change.op_id} wrote {change.key}, but another is stored there")
         elif change.kind == "put" or (change.kind == "delete" and value is not None):
             self.violated(f"{change.key} is not as {change.kind} {change.op_id} left it")
-        elif change.kind == "append" and isinstance(value, list) and deed and isinstance(deed.write, Append):
-            if any(value.count(item) != 1 for item in deed.write.items):
-                self.violated(f"the items of {change.op_id} are not in {change.key} exactly once")
+        elif isinstance(value, list) and deed and isinstance(deed.write, Append):
+            self._check_items(change, value, deed.write.items)
         if deed is not None and isinstance(deed.write, Put) and deed.write.ttl > 0 and change.kind == "put":
             (left,), _ = run(store.read([Lifetime(change.key)], 0.0))
             self._check_lifetime(deed, deed.write.ttl, left, late=late)
+
+    def _check_items(self, change: Change, value: Sequence[bytes], items: Sequence[bytes]) -> None:
+        if any(value.count(item) != 1 for item in items):
+            self.violated(f"the items of {change.op_id} are not in {change.key} exactly once")
 
     def _check_lifetime(self, deed: Deed, ttl: int, left: Any, *, late: bool) -> None:
         same_boot = deed.machine.clock.boot_id == deed.boot
@@ -427,19 +356,3 @@ class Oracle:
         )
         for token in (found - wanted) | (wanted - found):
             self.violated(f"token {token} is {found[token]} times in {key}, not {wanted[token]} times")
-
-
-def _datable(deed: Deed) -> bool:
-    """Whether anybody can know when a write was made: not where the clock was set before a restart."""
-    return deed.machine.clock.boot_id == deed.boot or deed.machine.jumps == deed.jumps
-
-
-def tokens(deed: Deed) -> list[str]:
-    """What a write adds that nothing else adds."""
-    match deed.write:
-        case Append(_, items):
-            return [item.decode() for item in items]
-        case Patch(_, edits):
-            return [codec.decode(b'{"value":' + edits[0].args + b"}", deed.key)["value"][0]]
-        case _:
-            return []

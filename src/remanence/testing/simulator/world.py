@@ -11,7 +11,8 @@ from remanence.stores.journal import Journal
 from remanence.stores.resilient import ResilientStore
 from remanence.stores.shelf import Shelf
 from remanence.testing.disk import VFS, Dead, Disk, Holder
-from remanence.testing.simulator.invariants import Oracle, WatchedJournal
+from remanence.testing.simulator.deeds import WatchedJournal
+from remanence.testing.simulator.invariants import Oracle
 from remanence.testing.simulator.network import Link, Network
 from remanence.wire.sqlite import Database, FileDamaged
 

@@ -1,0 +1,93 @@
+"""What a history's processes wrote, as the oracle remembers it, and the journal through which it hears of it."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from remanence.model import Append, Patch, Receipt, Write
+from remanence.stores.journal import Journal
+from remanence.stores.rows import Lineage, Row
+from remanence.wire import codec
+
+if TYPE_CHECKING:
+    from remanence.testing.simulator.invariants import Oracle
+    from remanence.testing.simulator.world import Process
+
+
+class Deed:
+    """A write that a journal took."""
+
+    __slots__ = (
+        "at",
+        "boot",
+        "jumps",
+        "key",
+        "lost",
+        "machine",
+        "n",
+        "op_id",
+        "path",
+        "places",
+        "receipt",
+        "write",
+    )
+
+    def __init__(self, row: Row, path: str, place: tuple[str, int], at: float, process: "Process") -> None:
+        self.op_id = row.op_id
+        self.n = row.n
+        self.key = row.write.key
+        self.write: Write = row.write
+        self.path = path
+        self.places = [place]
+        """(lineage, seq) under which it may be sent."""
+        self.at = at
+        self.machine = process.machine
+        self.boot = process.runtime.boot_id()
+        self.jumps = process.machine.jumps
+        self.receipt: Receipt | None = None
+        self.lost = ""
+        """Why its file may have lost it, "" while it must not."""
+
+
+class WatchedJournal(Journal):
+    """A journal whose owner cannot tell that somebody looks on."""
+
+    def __init__(self, oracle: "Oracle", process: "Process", *parts: Any) -> None:
+        self.oracle = oracle
+        self.process = process
+        super().__init__(*parts)
+
+    def append(self, entries: Sequence[tuple[str, int, Write]]) -> list[Row]:
+        """See `Journal.append`."""
+        self.oracle.attempted(entries)
+        rows = super().append(entries)
+        self.oracle.journalled(self, rows)
+        return rows
+
+    def acknowledge(self, lineage: Lineage, seq: int, size: int | None = None) -> None:
+        """See `Journal.acknowledge`."""
+        before = lineage.acked
+        super().acknowledge(lineage, seq, size)
+        if seq > before:
+            self.oracle.acknowledged(self, lineage.name)
+
+    def fork(self, lineage: Lineage, keep: int) -> str:
+        """See `Journal.fork`."""
+        successor = super().fork(lineage, keep)
+        self.oracle.forked(self, lineage, keep, successor)
+        return successor
+
+
+def datable(deed: Deed) -> bool:
+    """Whether anybody can know when a write was made: not where the clock was set before a restart."""
+    return deed.machine.clock.boot_id == deed.boot or deed.machine.jumps == deed.jumps
+
+
+def tokens(deed: Deed) -> list[str]:
+    """What a write adds that nothing else adds."""
+    match deed.write:
+        case Append(_, items):
+            return [item.decode() for item in items]
+        case Patch(_, edits):
+            return [codec.decode(b'{"value":' + edits[0].args + b"}", deed.key)["value"][0]]
+        case _:
+            return []
