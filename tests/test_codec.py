@@ -17,6 +17,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+import remanence
 from remanence.errors import CorruptRecord, InvalidArgument, InvalidValue, ValueTooLarge
 from remanence.wire import codec
 
@@ -421,14 +422,14 @@ def test_pickles_are_never_loaded(protocol: int) -> None:
 
 
 def test_the_serializer_of_the_third_seed() -> None:
-    serializer = codec.MemorySerializer(compression_threshold=64)
+    serializer = remanence.MemorySerializer(compression_threshold=64)
     small, large = {"a": 1}, {"a": "word " * 50, "n": 10**30}
     assert serializer.serialize(small)[0] == 0 and serializer.serialize(large)[0] == 1
     for value in (small, large):
         assert serializer.deserialize(serializer.serialize(value)) == value
     with pytest.raises(InvalidValue):
         serializer.serialize({"a": object()})
-    assert codec.MemorySerializer().compression_threshold == 1024
+    assert remanence.MemorySerializer().compression_threshold == 1024
 
 
 def test_encoders_would_be_silent_without_the_check() -> None:

@@ -20,12 +20,12 @@ from remanence.faces.conversation_types import (
     IWorkingMemory,
 )
 from remanence.faces.messages import AsyncBaseMemory, BaseMemory
+from remanence.faces.serializer import MemorySerializer
 from remanence.faces.state import MISSING
 from remanence.settings import Settings
 from remanence.sync.conversations import InMemoryManager, RedisWorkingMemoryManager, create_memory_manager
 from remanence.sync.messages import MemoryClient, MemoryClientSelector
 from remanence.sync.state import ConversationMemory, Memory
-from remanence.wire.codec import MemorySerializer
 
 __version__ = "0.1.0"
 __all__ = [

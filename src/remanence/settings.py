@@ -379,15 +379,14 @@ def _checked(name: str, value: Any, rule: Any, source: str) -> Any:
     return value
 
 
+_WORDS = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
+
+
 def _boolean(value: Any, origin: str) -> bool:
-    if isinstance(value, bool):
-        return value
-    word = str(value).strip().lower()
-    if word in ("1", "true", "yes", "on"):
-        return True
-    if word in ("0", "false", "no", "off"):
-        return False
-    raise InvalidSetting(f"{origin} must be true or false")
+    found = _WORDS.get(str(value).strip().lower())
+    if found is None:
+        raise InvalidSetting(f"{origin} must be true or false")
+    return found
 
 
 def _number(value: Any, kind: type, rules: Mapping[str, Any], origin: str) -> Any:

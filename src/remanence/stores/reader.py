@@ -53,14 +53,14 @@ class Reader:
         """Answers, from the store where it answers by `limit`, else from here."""
         owner = self._owner
         for attempt in (1, 2):
-            await owner.assure(limit)
+            await self._assure(limit)
             if not owner.contact.readable:
                 break
             try:
                 readings = await self._from_store(asks, limit)
                 if not owner.drain.unsure:
                     return readings
-                await owner.assure(limit)  # it went over a new connection: to a server that forgot?
+                await self._assure(limit)  # it went over a new connection: to a server that forgot?
                 return await self._from_store(asks, limit)
             except WorldError as error:
                 owner.drain.opened = False
@@ -69,8 +69,28 @@ class Reader:
                     continue  # the server may just have restarted: one more try on a new connection
                 if isinstance(error, PoolExhausted):
                     raise
-                owner.failed(error)
+                self._failed(error)
         return [self._local(ask) for ask in asks]
+
+    async def _assure(self, limit: float) -> None:
+        """Before the server is believed: let it be asked whether it forgot anything, where that is in doubt."""
+        owner = self._owner
+        while owner.drain.unsure and owner.contact.readable and owner.runtime.monotonic() < limit:
+            asker = object()
+            try:
+                if owner.take_lead(asker):
+                    await owner.lead(limit, asker)
+                    return
+                await owner.runtime.sleep(0.001)  # whoever leads now asks first
+            except BaseException:
+                owner.pass_on(asker)
+                raise
+
+    def _failed(self, error: WorldError) -> None:
+        """The store was not reached."""
+        if not isinstance(error, PoolExhausted):
+            self._owner.drain.opened = False
+            self._owner.lost(error)
 
     # --- from the store -------------------------------------------------------------------------
 
@@ -207,7 +227,7 @@ class Reader:
             try:
                 keys, following = await owner.store.scan(prefix, cursor, count, limit)
             except WorldError as error:
-                owner.failed(error)
+                self._failed(error)
             else:
                 owner.contact.reached()
                 changed = self._changed(prefix) if owner.journal.pending else {}

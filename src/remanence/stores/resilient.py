@@ -16,7 +16,6 @@ from remanence.errors import (
     DeadlineExceeded,
     JournalFull,
     Misconfigured,
-    PoolExhausted,
     RemanenceError,
     WorldError,
 )
@@ -298,19 +297,6 @@ class ResilientStore:
                 raise
         return False
 
-    async def assure(self, limit: float) -> None:
-        """Before the server is believed: let it be asked whether it forgot anything, where that is in doubt."""
-        while self.drain.unsure and self.contact.readable and self.runtime.monotonic() < limit:
-            asker = object()
-            try:
-                if self.take_lead(asker):
-                    await self.lead(limit, asker)
-                    return
-                await self.runtime.sleep(0.001)  # whoever leads now asks first
-            except BaseException:
-                self.pass_on(asker)
-                raise
-
     def pass_on(self, leader: object) -> None:
         """Let somebody else lead; nothing happens where `leader` does not any more."""
         with self.mutex:
@@ -359,12 +345,6 @@ class ResilientStore:
     def _limit(self, deadline: float | None) -> float:
         return self.runtime.monotonic() + (self.settings.deadline if deadline is None else deadline)
 
-    def failed(self, error: WorldError) -> None:
-        """A read did not reach the store."""
-        if not isinstance(error, PoolExhausted):
-            self.drain.opened = False
-            self.lost(error)
-
     # --- life -----------------------------------------------------------------------------------
 
     async def status(self) -> Status:
@@ -406,12 +386,14 @@ class ResilientStore:
         with self.mutex:
             with contextlib.suppress(RemanenceError):  # the disk is full: what is known here can be asked again
                 self.keeper.remember()
-            for drain in [self.drain, *self.adopted]:
-                self.shelf.release(drain.journal)
+            self._leave_journals()
         await self.store.close()
 
     def abandon(self) -> None:
         """Let go of the journal without waiting: the loop this belonged to is gone."""
         self.closed = True
+        self._leave_journals()
+
+    def _leave_journals(self) -> None:
         for drain in [self.drain, *self.adopted]:
             self.shelf.release(drain.journal)

@@ -385,19 +385,3 @@ def _inflated(data: bytes, key: str, limit: int) -> bytes:
     if not stream.eof or stream.unused_data:
         raise CorruptRecord(f"{key!r} is cut short, or something follows its end")
     return payload
-
-
-class MemorySerializer:
-    """`pack` and `unpack` under the names that users of the third seed know. No pickles, either way."""
-
-    def __init__(self, compression_threshold: int = 1024, *, limit: int = MOST_BYTES) -> None:
-        self.compression_threshold = compression_threshold
-        self.limit = limit
-
-    def serialize(self, obj: Any) -> bytes:
-        """Flag byte and payload of a JSON value. Raises what `pack` raises."""
-        return pack(obj, threshold=self.compression_threshold, limit=self.limit)
-
-    def deserialize(self, data: bytes) -> Any:
-        """The value that `serialize` was given. Raises `CorruptRecord`."""
-        return unpack(data, "serialized value", self.limit)
