@@ -230,12 +230,10 @@ class Settings:
 
     def shown(self, name: str) -> str:
         """A field's value for people, with secrets masked."""
-        value = getattr(self, name)
-        return mask_url(value) if name == "url" else str(value)
+        return mask_url(self.url) if name == "url" else str(getattr(self, name))
 
     def __repr__(self) -> str:
-        shown = ", ".join(f"{f.name}={self.shown(f.name)!r}" for f in fields(self))
-        return f"Settings({shown})"
+        return f"Settings({', '.join(f'{f.name}={self.shown(f.name)!r}' for f in fields(self))})"
 
     @property
     def folder(self) -> Path:
@@ -291,8 +289,6 @@ def default_folder() -> Path:
     """Where applications keep data: XDG_DATA_HOME on Linux, the like elsewhere."""
     if sys.platform == "darwin":
         return Path.home() / "Library" / "Application Support" / "remanence"
-    if sys.platform == "win32":
-        return Path(os.environ.get("LOCALAPPDATA", str(Path.home()))) / "remanence"
     return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share") / "remanence"
 
 
