@@ -4,6 +4,7 @@ import itertools
 import pickle  # noqa: TID251 -- what an attacker would place, never read here
 import sqlite3
 import time
+import tracemalloc
 import zlib
 from collections.abc import Callable
 from contextlib import closing, suppress
@@ -227,10 +228,14 @@ def test_t52_t53_bombs_in_the_place_of_values(server: Server, namespace: str, ma
     with closing(server.client()) as client, Memory(url=server.url, namespace=namespace, **QUICK) as memory:
         memory.good = 1
         client.set(keys.data("memory:bad"), material[name])
+        tracemalloc.start()
         started = time.monotonic()
         with pytest.raises(CorruptRecord) as told:
             memory.get("bad")
         assert time.monotonic() - started < 1.0
+        held = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert held < 20 << 20, f"reading it took {held >> 20} MB"
         assert "memory:bad" in str(told.value) and len(str(told.value)) < 300
         with pytest.raises(RemanenceError):
             memory.increment("bad")

@@ -230,10 +230,12 @@ def all_there(server: Server, url: str, namespace: str, count: int) -> None:
 
 
 def test_t60_pending_writes_go_out_at_the_interpreters_exit(server: Server, namespace: str):
-    with ending(server.url, namespace, 500, "exit") as process:
-        code, _, complaints = process.end(20)
-        assert (code, complaints) == (0, "")
-    assert len(items_of(server, namespace)) == 500
+    with FaultProxy(server) as proxy:
+        proxy.delay(0.03)
+        with ending(proxy.url, namespace, 100, "exit") as process:
+            code, _, complaints = process.end(20)
+            assert (code, complaints) == (0, "")
+        assert len(items_of(server, namespace)) == 100
 
 
 @pytest.mark.parametrize("way", ["exit", "several"])

@@ -83,6 +83,8 @@ class SimulatedTask(Generic[T]):
         except StopIteration as end:
             if not self.done:
                 self._end(end.value, None)
+        except (KeyboardInterrupt, SystemExit):
+            raise
         except BaseException as fault:
             if not self.done:  # else its process was killed meanwhile
                 self._end(None, fault)

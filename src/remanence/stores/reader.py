@@ -185,7 +185,8 @@ class Reader:
             (drain, row)
             for drain in owner.adopted
             for row in drain.journal.rows_of(key, 0)
-            if knowledge is None or drain.journal.is_pending(row.n)  # else what is known may have it in it
+            # else what is known may have it in it: a journal says what is pending only within its session
+            if knowledge is None or (drain.opened and drain.journal.is_pending(row.n))
         ]
         basis = (id(owner.drain), knowledge, [owner.tell.counters.get(name, 0) for name in REFUSALS])
         before = None if others else self._folds.pop(key, None)

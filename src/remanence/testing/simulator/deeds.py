@@ -1,7 +1,7 @@
 """What a history's processes wrote, as the oracle remembers it, and the journal through which it hears of it."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from remanence.model import Append, Patch, Receipt, Write
 from remanence.stores.journal import Journal
@@ -10,7 +10,16 @@ from remanence.wire import codec
 
 if TYPE_CHECKING:
     from remanence.testing.simulator.invariants import Oracle
-    from remanence.testing.simulator.world import Process
+    from remanence.testing.simulator.world import Machine, Process
+
+
+class Moment(NamedTuple):
+    """When and where something was tried."""
+
+    at: float
+    machine: "Machine"
+    boot: str
+    jumps: int
 
 
 class Deed:
@@ -31,7 +40,7 @@ class Deed:
         "write",
     )
 
-    def __init__(self, row: Row, path: str, place: tuple[str, int], at: float, process: "Process") -> None:
+    def __init__(self, row: Row, path: str, place: tuple[str, int], moment: "Moment") -> None:
         self.op_id = row.op_id
         self.n = row.n
         self.key = row.write.key
@@ -39,10 +48,10 @@ class Deed:
         self.path = path
         self.places = [place]
         """(lineage, seq) under which it may be sent."""
-        self.at = at
-        self.machine = process.machine
-        self.boot = process.runtime.boot_id()
-        self.jumps = process.machine.jumps
+        self.at = moment.at
+        self.machine = moment.machine
+        self.boot = moment.boot
+        self.jumps = moment.jumps
         self.receipt: Receipt | None = None
         self.lost = ""
         """Why its file may have lost it, "" while it must not."""
@@ -58,7 +67,7 @@ class WatchedJournal(Journal):
 
     def append(self, entries: Sequence[tuple[str, int, Write]]) -> list[Row]:
         """See `Journal.append`."""
-        self.oracle.attempted(entries)
+        self.oracle.attempted(self.process.machine, entries)
         rows = super().append(entries)
         self.oracle.journalled(self, rows)
         return rows

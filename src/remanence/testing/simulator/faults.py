@@ -196,6 +196,13 @@ async def clone(nemesis: Nemesis) -> None:
     nemesis.revive(machine)
 
 
+async def twin(nemesis: Nemesis) -> None:
+    """A virtual machine runs twice: nothing tells the copy from the original, and both go on."""
+    if len(nemesis.world.machines) < 4:
+        nemesis.world.oracle.copied = True
+        nemesis.revive(nemesis.machine().twin())
+
+
 async def restore(nemesis: Nemesis) -> None:
     """A journal's older copy takes its place, under its own inode or another."""
     await backup(nemesis)
@@ -238,6 +245,7 @@ FAULTS: Final[dict[str, Fault]] = {
     "disk full": disk_full,
     "close": close,
     "clone": clone,
+    "twin": twin,
     "restore": restore,
     "garble": garble,
 }

@@ -57,8 +57,10 @@ def plan(seed: int, kinds: Sequence[str] | None = None) -> Plan:
     """What the seed chooses; with `kinds`, only among those faults."""
     chance = random.Random(seed ^ 0x91A4)
     every = [*FAULTS, *FATES, CANCEL] if kinds is None else list(kinds)
-    rare = {"clone", "restore", "garble"}
+    rare = {"clone", "twin", "restore", "garble"}
     chosen = tuple(kind for kind in every if kinds is not None or chance.random() < (0.15 if kind in rare else 0.4))
+    if kinds is None and "twin" in chosen:  # with both, what only one twin had may come twice: a known limit
+        chosen = tuple(kind for kind in chosen if kind not in ("failover", "empty"))
     settings = {
         "backend": "redis",
         "url": "redis://simulated",

@@ -16,11 +16,11 @@ from remanence.runtime.simulated import Simulation
 from remanence.settings import Settings
 from remanence.stores.memory import Change, MemoryStore
 from remanence.stores.rows import Lineage, Row
-from remanence.testing.simulator.deeds import Deed, WatchedJournal, datable, tokens
+from remanence.testing.simulator.deeds import Deed, Moment, WatchedJournal, datable, tokens
 from remanence.wire import codec
 
 if TYPE_CHECKING:
-    from remanence.testing.simulator.world import Process
+    from remanence.testing.simulator.world import Machine, Process
 
 LIVE_SECONDS = 2.0
 """How old a write may be for its lifetime to begin when it is applied."""
@@ -47,7 +47,7 @@ class Oracle:
         self.sent: Counter[str] = Counter()
         self.counts: Counter[str] = Counter()
         self._live: dict[str, bool] = {}
-        self._attempts: dict[str, float] = {}
+        self._attempts: dict[str, Moment] = {}
         self._ran: set[str] = set()
         self._begins: dict[str, tuple[str, int]] = {}
         self._simulation = simulation
@@ -67,9 +67,10 @@ class Oracle:
 
     # --- what processes do
 
-    def attempted(self, entries: Sequence[tuple[str, int, Write]]) -> None:
+    def attempted(self, machine: "Machine", entries: Sequence[tuple[str, int, Write]]) -> None:
         """Rows are about to be committed: a process that dies now may have done it or not."""
-        self._attempts.update((op_id, self._simulation.now) for op_id, _, _ in entries)
+        moment = Moment(self._simulation.now, machine, machine.clock.boot_id, machine.jumps)
+        self._attempts.update((op_id, moment) for op_id, _, _ in entries)
 
     def journalled(self, journal: WatchedJournal, rows: Sequence[Row]) -> None:
         """Rows were committed."""
@@ -77,7 +78,7 @@ class Oracle:
         for row in rows:
             lineage = journal.lineage_of(row.n)
             place = (lineage.name, row.n - lineage.first + 1)
-            deed = Deed(row, journal.path, place, self._attempts[row.op_id], journal.process)
+            deed = Deed(row, journal.path, place, self._attempts[row.op_id])
             self._begins[lineage.name] = journal.path, lineage.first
             self.deeds[row.op_id] = deed
             deeds.append(deed)

@@ -94,6 +94,17 @@ class Machine:
         self.clock.reboot()
         self.world.oracle.power_lost(self.disk.name)
 
+    def twin(self) -> "Machine":
+        """A second machine that is the same one: a virtual machine brought up again from its snapshot."""
+        twin = Machine(self.world, self.name, 0.0)
+        twin.clock = self.clock
+        twin.jumps = self.jumps
+        for name in self.journals():
+            twin.disk.restore(name, self.disk.copy(name), same_inode=False)
+            twin.disk.files[name].inode = self.disk.files[name].inode
+        self.world.machines.append(twin)
+        return twin
+
     def journals(self) -> list[str]:
         """The names of the journals on its disk."""
         return sorted(name for name in self.disk.files if name.endswith(".journal"))
