@@ -96,8 +96,9 @@ def test_every_event_says_itself_in_a_line(kind: type[events.Event]):
 
 
 def test_the_log_has_each_event_at_its_level_and_makes_its_text_late(
-    engine: BlockingEngine, caplog: pytest.LogCaptureFixture
+    caplog: pytest.LogCaptureFixture,
 ):
+    engine = SimpleNamespace(events=events.Events())
     end = attach(engine)
     event = events.BecameUnavailable("gone fishing")
     with caplog.at_level("INFO", "remanence"):

@@ -218,9 +218,9 @@ def rewound_in_silence(patch: pytest.MonkeyPatch) -> None:
 def learned_in_silence(patch: pytest.MonkeyPatch) -> None:
     real = drain.Drain._remember
 
-    def remember(self: drain.Drain, row: Any, code: str, resolution: Any) -> None:
+    def remember(self: drain.Drain, row: Any, code: str, resolution: Any, wall: float) -> None:
         if resolution is not None:
-            real(self, row, code, resolution)
+            real(self, row, code, resolution, wall)
 
     patch.setattr(drain.Drain, "_remember", remember)
 
@@ -238,9 +238,7 @@ def believed(self: clock.StoreClock, row: Any, *, same_start: bool) -> int:
 
 
 MUTANTS = {
-    "sessions are not fenced": Mutant(
-        replaced(memory, "admitted", without_fence), "clone, late, twice, reply lost", seeds=150
-    ),
+    "sessions are not fenced": Mutant(replaced(memory, "admitted", without_fence), "twin, partition", seeds=150),
     "gaps are accepted": Mutant(replaced(memory, "admitted", without_gap), "failover"),
     "a server that forgot is not told again": Mutant(replaced(drain.Drain, "_rewind", nothing), "failover"),
     "a server that forgot is told again in silence": Mutant(rewound_in_silence, "failover"),

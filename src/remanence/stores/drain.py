@@ -30,7 +30,6 @@ from remanence.model import (
     Batch,
     Outcome,
     Record,
-    State,
     Touch,
     Watermark,
 )
@@ -40,7 +39,7 @@ from remanence.stores.clock import StoreClock
 from remanence.stores.journal import Journal
 from remanence.stores.known import Document, Knowledge, Known, of_record
 from remanence.stores.resolve import NOTHING, Intent, Resolution, lifetime, needed, remaining, resolve
-from remanence.stores.rows import Lineage, Row
+from remanence.stores.rows import Lineage, Row, Settled
 from remanence.wire import codec
 
 LIVE_SECONDS = 2.0
@@ -51,15 +50,6 @@ REASONS = {
     WRONG_KIND: "the key holds another type of value",
     FAULT: "the store could not carry it out",
 }
-
-
-class Settled(msgspec.Struct, frozen=True):
-    """What became of a row: `state` as in `Receipt`, the edit's result, the reason when rejected."""
-
-    n: int
-    state: State
-    result: object = None
-    reason: str = ""
 
 
 class Drain:
@@ -238,7 +228,7 @@ class Drain:
                 return 0
             rows = self._rows(lineage, self._settings.batch_ops)
             self._tell_unreadable()
-            intents = [self._intent(lineage, row) for row in rows]
+            intents = self._intents(lineage, rows)
             wanted = [key for key in needed([row.write for row in rows]) if key not in self._documents]
         if wanted:
             await self._fetch(wanted, deadline)
@@ -282,21 +272,29 @@ class Drain:
             row = self.journal.unreadable.pop()
             self._tell.tell(events.DeadLettered(row.write.key, row.op_id, "its row in the journal cannot be read"))
 
-    def _intent(self, lineage: Lineage, row: Row) -> Intent:
-        seq = row.n - lineage.first + 1
-        age = self.age(lineage, row)
+    def _intents(self, lineage: Lineage, rows: Sequence[Row]) -> list[Intent]:
         same_start = self._same_start(lineage)
-        # of an earlier start the wall clock alone tells the age, and it may have been set back since
-        live = same_start and age < LIVE_SECONDS and seq > self._sent_to.get(lineage.name, 0)
-        hlc = self.clock.dated(row, same_start=same_start)
+        now = self._runtime.boottime() if same_start else self._runtime.wall()
+        sent_to = self._sent_to.get(lineage.name, 0)
         before, at = self._dated.get(lineage.name, (0, 0))
-        if before < seq:  # however our clock was put right: what this process wrote later stays later
-            hlc = max(hlc, at + 1)
-        self._dated[lineage.name] = seq, hlc
-        ttl = lifetime(row.write)
-        left = remaining(ttl, age)
-        # what was made just now lives as long as was asked for, unless it was seen to have passed here already
-        return Intent(row.op_id, hlc, row.write, live, left if age >= LIVE_SECONDS or left == PASSED else ttl)
+        intents = []
+        for row in rows:
+            seq = row.n - lineage.first + 1
+            age = max(0.0, now - (row.boot if same_start else row.wall))
+            # of an earlier start the wall clock alone tells the age, and it may have been set back since
+            live = same_start and age < LIVE_SECONDS and seq > sent_to
+            hlc = self.clock.dated(row, same_start=same_start)
+            if before < seq and hlc <= at:  # however our clock was put right: what was written later stays later
+                hlc = at + 1
+            before, at = seq, hlc
+            ttl = lifetime(row.write)
+            if ttl > 0:
+                left = remaining(ttl, age)
+                # what was made just now lives as long as was asked for, unless it was seen to have passed here
+                ttl = left if age >= LIVE_SECONDS or left == PASSED else ttl
+            intents.append(Intent(row.op_id, hlc, row.write, live, ttl))
+        self._dated[lineage.name] = before, at
+        return intents
 
     def _same_start(self, lineage: Lineage) -> bool:
         return bool(lineage.boot_id) and lineage.boot_id == self._runtime.boot_id()
@@ -346,23 +344,27 @@ class Drain:
         codes: Sequence[str],
         resolutions: Sequence[Resolution | None],
     ) -> None:
-        settled = []
+        settled, wall = [], self._runtime.wall()
         for row, code, resolution in zip(rows, codes, resolutions, strict=True):
             settled.append(self._judge(row, code, resolution))
-            self._remember(row, code, resolution)
+            self._remember(row, code, resolution, wall)
         self.journal.acknowledge(lineage, lineage.acked + len(rows), sum(row.size for row in rows))
         self._settled(settled)
 
     def _cache(self, key: str, document: Document) -> None:
         """Keep a small document at hand: the next patch of it then needs no trip to read it."""
-        self._documents.pop(key, None)
-        if len(document.body or b"") <= 65536:
-            if len(self._documents) >= 256:
-                self._documents.clear()
-            self._documents[key] = document
+        documents = self._documents
+        if len(document.body or b"") > 65536:
+            documents.pop(key, None)
+            return
+        if len(documents) >= 256 and key not in documents:
+            documents.clear()
+        documents[key] = document
 
     def _judge(self, row: Row, code: str, resolution: Resolution | None) -> Settled:
         reason = resolution.rejection if resolution else ""
+        if code == OK and not reason:
+            return Settled(row.n, "applied", resolution.result if resolution else None)
         key, op_id = row.write.key, row.op_id
         if code in (WRONG_KIND, FAULT):
             self._tell.tell(events.DeadLettered(key, op_id, REASONS[code]))
@@ -379,10 +381,10 @@ class Drain:
             return Settled(row.n, "rejected", reason=reason)
         return Settled(row.n, "applied", resolution.result if resolution else None)
 
-    def _remember(self, row: Row, code: str, resolution: Resolution | None) -> None:
+    def _remember(self, row: Row, code: str, resolution: Resolution | None, wall: float) -> None:
         """Keep what the store now holds of the key, as far as the reply tells."""
-        write, wall = row.write, self._runtime.wall()
-        expires = None if lifetime(write) <= 0 else row.wall + lifetime(write) / 1000
+        write, ttl = row.write, lifetime(row.write)
+        expires = None if ttl <= 0 else row.wall + ttl / 1000
         if code == OK and isinstance(write, Append):
             self.known.extend(write.key, row.n, write.items, wall, expires)
         elif code != OK or resolution is None:

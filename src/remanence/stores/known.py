@@ -12,7 +12,7 @@ import msgspec
 from remanence.model import ABSENT, Record
 from remanence.wire.sqlite import Database
 
-TAIL_ITEMS = 500
+TAIL_ITEMS = 200
 """Items of a list's end that are remembered: several context windows of messages."""
 LEAST = 200
 """About how many bytes an entry takes in memory beside what is in it."""
@@ -50,7 +50,7 @@ class Knowledge(msgspec.Struct, frozen=True):
 class Known:
     """Not thread-safe: its owner holds a mutex around each call."""
 
-    def __init__(self, database: Database, *, records: int, budget: int = 8 << 20) -> None:
+    def __init__(self, database: Database, *, records: int, budget: int = 24 << 20) -> None:
         """`records`: most entries on disk; `budget`: bytes held in memory."""
         self._database = database
         self._records = records
@@ -125,7 +125,7 @@ class Known:
         items = items[-TAIL_ITEMS:]
         more = max(0, len(old.items) + len(items) - TAIL_ITEMS)
         entry = ListTail(old.items[more:] + tuple(items), length)
-        # by what changed: to add up the lengths of five hundred items takes longer than the write itself
+        # by what changed: to add up the lengths of hundreds of items takes longer than the write itself
         was = self._sizes[key] if before is not None and old is before.entry and key in self._sizes else _size(old)
         size = was + _bytes(items) - _bytes(old.items[:more])
         self._hold(key, Knowledge(n, entry, wall, expires), size)

@@ -251,7 +251,7 @@ class RedisStore:
         )
         following = reply[0].decode()
         found = [name.decode("utf-8", "surrogateescape") for name in reply[1]]
-        names = [self._keys.key(name) for name in found if not self._keys.is_own(name)]
+        names = [self._keys.key(name) for name in found]
         return names, "" if following == "0" else following
 
     async def history(self, lineage: str, limit: int, deadline: float) -> list[tuple[int, str]]:

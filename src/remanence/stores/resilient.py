@@ -23,14 +23,14 @@ from remanence.model import Reading, Receipt, Write
 from remanence.protocols import Ack, Ask, Runtime, Signal, Status, Store
 from remanence.settings import Settings
 from remanence.stores.contact import Contact, status
-from remanence.stores.drain import Drain, Settled
+from remanence.stores.drain import Drain
 from remanence.stores.journal import Journal
 from remanence.stores.keeper import Keeper
 from remanence.stores.known import Known
 from remanence.stores.pruning import make_room
 from remanence.stores.reader import Reader
 from remanence.stores.room import Room
-from remanence.stores.rows import Row
+from remanence.stores.rows import Row, Settled
 from remanence.stores.shelf import Shelf
 from remanence.stores.tickets import Ticket, Waiting
 from remanence.wire.identity import op_id

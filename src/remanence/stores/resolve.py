@@ -84,14 +84,16 @@ def resolve(intents: Sequence[Intent], documents: Mapping[str, Document], limit:
 
     A patch that would make a document longer than `limit` bytes is rejected.
     """
-    present = dict(documents)
-    found = []
+    present: dict[str, Document] = {}
+    found, merges = [], False
     for intent in intents:
-        resolution = _resolve(intent, present.get(intent.write.key, NOTHING), limit)
+        key = intent.write.key
+        resolution = _resolve(intent, present.get(key) or documents.get(key, NOTHING), limit)
         if resolution.after is not None:
-            present[intent.write.key] = resolution.after
+            present[key] = resolution.after
+        merges = merges or resolution.op.merge
         found.append(resolution)
-    return _folded(found)
+    return _folded(found) if merges and len(found) > 1 else found
 
 
 def _resolve(intent: Intent, before: Document, limit: int) -> Resolution:
@@ -100,12 +102,14 @@ def _resolve(intent: Intent, before: Document, limit: int) -> Resolution:
         case Patch():
             return _patched(intent, write, before, limit)
         case Put():
-            op = _op(intent, Put(write.key, write.body, intent.ttl, write.base))
+            op = _op(intent, write if intent.ttl == write.ttl else Put(write.key, write.body, intent.ttl, write.base))
             return Resolution(op, after=_after(intent, write.body))
         case Delete():
             return Resolution(_op(intent, write), after=NOTHING)
         case Append():
-            return Resolution(_op(intent, Append(write.key, write.items, intent.ttl)))
+            return Resolution(
+                _op(intent, write if intent.ttl == write.ttl else Append(write.key, write.items, intent.ttl))
+            )
         case Touch():
             return Resolution(_op(intent, Touch(write.key, intent.ttl)))
         case _:

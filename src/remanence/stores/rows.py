@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from remanence.model import Put, Write
+from remanence.model import Put, State, Write
 from remanence.wire.sqlite import FileDamaged
 
 encode = msgspec.msgpack.Encoder().encode
@@ -67,6 +67,15 @@ class Outcome(msgspec.Struct, frozen=True):
     kind: str
     reason: str
     wall: float
+
+
+class Settled(msgspec.Struct, frozen=True):
+    """What became of a row: `state` as in `Receipt`, the edit's result, the reason when rejected."""
+
+    n: int
+    state: State
+    result: object = None
+    reason: str = ""
 
 
 def is_blind(write: Write) -> bool:

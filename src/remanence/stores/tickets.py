@@ -6,7 +6,7 @@ import msgspec
 
 from remanence.model import Receipt, Write
 from remanence.protocols import Signal
-from remanence.stores.drain import Settled
+from remanence.stores.rows import Settled
 
 
 class Ticket:

@@ -77,10 +77,6 @@ class Keyspace:
         """The record's key behind a server's name."""
         return name.removeprefix(self.prefix)
 
-    def is_own(self, name: str) -> bool:
-        """Whether a server's name is one that Remanence keeps for itself."""
-        return name.startswith(self._own)
-
     def tombstone(self, key: str) -> str:
         """Where the stamp of a delete is kept."""
         return f"{self._own}d:{key}"
