@@ -90,7 +90,7 @@ DAMAGES = [garble, truncate, header]
 @pytest.mark.parametrize("how", ["killed", "closed"])
 @pytest.mark.parametrize("suffix", ["", "-wal", "-shm"])
 @pytest.mark.parametrize("damage", DAMAGES)
-@pytest.mark.parametrize("seed", [26, *(pytest.param(i, marks=pytest.mark.soak) for i in range(20))])
+@pytest.mark.parametrize("seed", [26, *(pytest.param(i, marks=pytest.mark.soak) for i in range(4))])
 def test_t26_damaged_files(
     server: Server,
     server_kind: str,

@@ -34,7 +34,10 @@ class Kept(logging.Handler):
 
 
 def test_t54_no_secret_and_no_value_is_told(fresh_server: Fresh, namespace: str):
-    """A run with every kind of failure, after which all that was said is searched for canaries."""
+    """A run with every kind of failure, after which all that was said is searched for canaries.
+
+    What the server keeps of requests (SLOWLOG, MONITOR) does hold values: that is the operator's to guard.
+    """
     server = fresh_server(password=PASSWORD)
     kept = Kept()
     root = logging.getLogger()

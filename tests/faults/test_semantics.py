@@ -83,6 +83,29 @@ def test_t36_update_loses_nothing(server: Server, namespace: str):
         assert memory.compare_and_set("fresh", MISSING, 1) and not memory.compare_and_set("fresh", MISSING, 2)
 
 
+def test_t36_changes_of_several_values_in_one_batch(server: Server, namespace: str):
+    """One value was changed elsewhere: the changes of the others in the same batch are not lost with it."""
+    with (
+        Memory(url=server.url, namespace=namespace, **{**QUICK, "heartbeat": 60.0}) as a,
+        Memory(url=server.url, namespace=namespace, **QUICK) as b,
+    ):
+        gateway: Any = a.engine.gateway
+        a.x = a.y = 0
+        a.increment("x")
+        a.increment("y")
+        for _ in range(3):
+            b.increment("y")
+            assert gateway.take_lead("this test"), "nobody else may send meanwhile"
+            threads = [threading.Thread(target=a.increment, args=(name,)) for name in "xyxy"]
+            for i, thread in enumerate(threads):
+                thread.start()
+                assert eventually(lambda i=i: gateway.journal.pending == i + 1)  # type: ignore[misc]
+            gateway.pass_on("this test")
+            for thread in threads:
+                thread.join()
+        assert (b.x, b.y) == (7, 10)
+
+
 def away(proxy: FaultProxy) -> None:
     proxy.refuse()
     proxy.reset_all()
