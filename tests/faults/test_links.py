@@ -104,7 +104,7 @@ def test_t07_replies_that_stop_in_the_middle(server: Server, namespace: str):
             proxy.cut_reply_after(length, hang=True, after=b"EVALSHA")
             started = time.monotonic()
             append(memory, f"w:{i + 1}")
-            assert time.monotonic() - started < 0.2
+            assert time.monotonic() - started < 1.0
             memory.increment("n")
             proxy.heal()
             assert memory.engine.flush(5)
