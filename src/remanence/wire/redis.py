@@ -7,6 +7,7 @@ Protocol, timeouts and retry are set explicitly because their defaults differ be
 """
 
 import asyncio
+import encodings.idna  # noqa: F401 -- a socket imports it when it first looks up a host: not after a fork
 import socket
 import ssl
 import time
@@ -83,6 +84,7 @@ class Address:
             "health_check_interval": 0,
             "protocol": 2,
             "decode_responses": False,
+            **_introduction(),
         }
         if scheme != "unix":
             self.options["socket_keepalive"] = True
@@ -116,6 +118,15 @@ class Address:
             **self.options, retry=redis.asyncio.retry.Retry(NoBackoff(), 0)
         )
         return connection
+
+
+def _introduction() -> dict[str, Any]:
+    """What redis-py tells the server of itself: else it looks its version up on disk for each connection.
+
+    That takes longer than connecting, and imports modules, which never ends in a child forked meanwhile.
+    """
+    version, driver = redis.__version__, getattr(redis.connection, "DriverInfo", None)  # since 7
+    return {"driver_info": driver(lib_version=version)} if driver else {"lib_version": version}
 
 
 def _tls_options(tls: dict[str, str]) -> dict[str, Any]:
@@ -302,7 +313,6 @@ ADVICE = {
     "NOPROTO": "the server does not speak the protocol asked for",
 }
 
-
 SCRIPT_DENIED = ("ACL failure in script", "can't run this command", "can't access at least one of the keys")
 """How servers word NOPERM inside a script, where the first word is ERR."""
 
@@ -316,13 +326,12 @@ def refused(refusal: Refusal, key: str = "") -> RemanenceError:
 
 
 def _refused(refusal: Refusal, key: str) -> RemanenceError:
-    word, text = refusal.word, str(refusal)
+    text = str(refusal)
+    word = "NOPERM" if any(sign in text for sign in SCRIPT_DENIED) else refusal.word
     if word in TRANSIENT:
         return Unavailable(f"{TRANSIENT[word]} ({word})")
     if word == "OOM":
         return ServerFull("the server is out of memory (OOM): raise its maxmemory or remove old data")
-    if any(sign in text for sign in SCRIPT_DENIED):
-        return Misconfigured(f"{ADVICE['NOPERM']} (NOPERM)")
     if word in ("NOAUTH", "WRONGPASS"):
         return AuthenticationFailed(f"{ADVICE[word]} ({word})")
     if word in ADVICE:
@@ -360,7 +369,6 @@ def translated(error: Exception, connecting: Address | None = None) -> Exception
         )
     if isinstance(error, OSError | redis.exceptions.ConnectionError):
         return Unavailable(f"the server{where} cannot be reached ({_cause(error)}): is it running?")
-    # hiredis or redis-py could not read the answer, or met what they do not expect of a server
     return Unavailable(f"what answers{where} is no Redis ({type(error).__name__}): check the address (REDIS_URL)")
 
 
