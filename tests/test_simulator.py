@@ -4,6 +4,7 @@ A mutant removes one safeguard; the simulator must then find a violation within 
 is hunted with are the faults that its safeguard is there for.
 """
 
+import contextlib
 import itertools
 import random
 import subprocess
@@ -16,7 +17,7 @@ import msgspec
 import pytest
 
 from remanence.errors import JournalFull
-from remanence.model import Append
+from remanence.model import OK, REFUSED, Append
 from remanence.protocols import Tail
 from remanence.runtime.simulated import Deadlock, SimulatedMachine, SimulatedRuntime, Simulation
 from remanence.settings import Settings
@@ -30,6 +31,7 @@ from remanence.testing.simulator.__main__ import main
 from remanence.testing.simulator.histories import Report, plan, play
 from remanence.testing.simulator.world import Process, World
 from remanence.wire import sqlite
+from remanence.wire.sqlite import FileDamaged
 
 
 def hunt(kinds: str, seeds: int, chosen: dict[str, Any], settings: dict[str, Any]) -> Report | None:
@@ -189,8 +191,6 @@ def loss_told_afterwards(patch: pytest.MonkeyPatch) -> None:
         upto = lineage.pruned
         await self._store.forward(lineage.name, self._nonce, upto, lineage.pruned_id, deadline)
         self._tell.tell(drain.events.DataLost(lineage.name, seq + 1, upto))
-        if upto < lineage.acked:
-            self._rewind(lineage, upto)
 
     patch.setattr(drain.Drain, "_pass_over", pass_over)
 
@@ -218,11 +218,21 @@ def rewound_in_silence(patch: pytest.MonkeyPatch) -> None:
 def learned_in_silence(patch: pytest.MonkeyPatch) -> None:
     real = drain.Drain._remember
 
-    def remember(self: drain.Drain, row: Any, code: str, resolution: Any, wall: float) -> None:
-        if resolution is not None:
-            real(self, row, code, resolution, wall)
+    def learn(self: drain.Drain, lineage: Lineage, mark: Any, upto: int) -> None:
+        patch.setattr(drain.Drain, "_remember", nothing)
+        learn_it(self, lineage, mark, upto)
+        patch.setattr(drain.Drain, "_remember", real)
 
-    patch.setattr(drain.Drain, "_remember", remember)
+    learn_it = drain.Drain._learn
+    patch.setattr(drain.Drain, "_learn", learn)
+
+
+def blank_without_refusal(self: Any, write: Any) -> str:
+    result = REAL_BLANK(self, write)
+    return OK if result == REFUSED else result
+
+
+REAL_BLANK = rules._Walk._blank
 
 
 def nothing(*_: Any, **__: Any) -> None:
@@ -238,7 +248,7 @@ def believed(self: clock.StoreClock, row: Any, *, same_start: bool) -> int:
 
 
 MUTANTS = {
-    "sessions are not fenced": Mutant(replaced(memory, "admitted", without_fence), "twin, partition", seeds=150),
+    "sessions are not fenced": Mutant(replaced(memory, "admitted", without_fence), "twin, partition"),
     "gaps are accepted": Mutant(replaced(memory, "admitted", without_gap), "failover"),
     "a server that forgot is not told again": Mutant(replaced(drain.Drain, "_rewind", nothing), "failover"),
     "a server that forgot is told again in silence": Mutant(rewound_in_silence, "failover"),
@@ -262,14 +272,14 @@ MUTANTS = {
     "deletes leave no tombstone": Mutant(replaced(memory._Shelf, "tombstone", nothing), "partition, restart"),
     "patches overwrite": Mutant(replaced(rules, "judge", merges_unconditional), ""),
     "what was refused is sent again": Mutant(records_without_blanking, "failover, empty"),
+    "a refused patch looks like any blank": Mutant(
+        replaced(rules._Walk, "_blank", blank_without_refusal), "reply lost, kill"
+    ),
     "a loss is told after it is passed over": Mutant(
         loss_told_afterwards, "failover, reply lost", seeds=150, settings={"retain": 3.0}
     ),
     "the text of a patch comes after a stop": Mutant(
         replaced(resolve, "_stops", lambda found: [False] * len(found)), "", plan={"callers": 3}
-    ),
-    "taken numbers are used again": Mutant(
-        replaced(journal.Journal, "renew", lambda self: self.active.name), "restore"
     ),
     "lineages are forgotten at once": Mutant(
         replaced(pruning, "_outlived", lambda *_: True),
@@ -294,7 +304,9 @@ def test_the_simulator_notices_when(name: str, monkeypatch: pytest.MonkeyPatch):
 
 @pytest.fixture
 def stage() -> Iterator[World]:
-    settings = Settings.build({}, backend="redis", url="redis://simulated", durability="full", batch_ops=1)
+    settings = Settings.build(
+        {}, backend="redis", url="redis://simulated", durability="full", batch_ops=1, retain=3.0, deadline=5.0
+    )
     made = World(1, settings, machines=2)
     yield made
     made.close()
@@ -405,6 +417,68 @@ async def old_backup(stage: World) -> None:
         stage.oracle.violated(f"{len(stored)} items where 11 were written")
 
 
+async def pruned_meanwhile(stage: World) -> None:
+    """While a journal is told of a loss that it cannot make good, its old rows are pruned on."""
+    process = stage.machines[0].start()
+    for n in range(5):
+        await process.store.write([Append("list0", (b"a%d" % n,))])
+    await stage.simulation.sleep(3.5)
+    for n in range(5):
+        await process.store.write([Append("list0", (b"b%d" % n,))])
+        await stage.simulation.sleep(0.1)
+    assert process.store.journal.active.pruned == 5
+    stage.network.forget(everything=True)
+    wait, forward = stage.simulation.sleep, process.link.forward
+
+    async def slowly(*parts: Any) -> bool:
+        await wait(3.2)
+        return await forward(*parts)
+
+    process.link.forward = slowly  # type: ignore[method-assign]
+    process.store.drain.opened = False
+    assert process.store.take_lead(stage)  # so that the keeper is free to prune
+    await process.store.pump(process.store.drain, stage.simulation.now + 5.0)
+    process.store.pass_on(stage)
+    with contextlib.suppress(FileDamaged):  # as a journal with a hole in it would seem
+        await process.store.write([Append("list0", (b"c",))])
+    stored = stage.network.store.dump()["list0"]
+    if stored != [b"b0", b"b1", b"b2", b"b3", b"b4", b"c"]:
+        stage.oracle.violated(f"{len(stored)} items where 6 were kept")
+
+
+def rewound_afterwards(patch: pytest.MonkeyPatch) -> None:
+    real = drain.Drain._compare
+
+    async def compare(self: drain.Drain, lineage: Lineage, mark: Any, deadline: float) -> None:
+        upto = lineage.pruned
+        if mark.seq >= upto:
+            await real(self, lineage, mark, deadline)
+            return
+        await self._pass_over(lineage, mark.seq, deadline)
+        self._rewind(lineage, upto)
+
+    patch.setattr(drain.Drain, "_compare", compare)
+
+
+async def put_back(stage: World) -> None:
+    """A journal is put back to an older copy by a restore that nothing can tell, and asked for more."""
+    machine = stage.machines[0]
+    process = machine.start()
+    for n in range(3):
+        await process.store.write([Append("list0", (b"a%d" % n,))])
+    (name,) = machine.journals()
+    backup = machine.disk.copy(name)
+    for n in range(3):
+        await process.store.write([Append("list0", (b"b%d" % n,))])
+    process.kill()
+    stage.oracle.restored(machine.disk.path(name))
+    machine.disk.restore(name, backup, same_inode=True)
+    process = machine.start()
+    process.store.keeper.start()
+    await stage.simulation.sleep(6.0)
+    await process.store.write([Append("list0", (b"c",))])
+
+
 async def nothing_shared(self: drain.Drain, lineage: Lineage, mark: Any, deadline: float) -> int:
     return lineage.pruned
 
@@ -414,6 +488,10 @@ async def read_it(process: Process) -> None:
 
 
 SCENES = {
+    "rows are pruned between a loss and the rewind": (pruned_meanwhile, rewound_afterwards),
+    "taken numbers are used again": (
+        put_back, replaced(journal.Journal, "renew", lambda self: self.active.name)
+    ),
     "only the log tells what was applied": (old_backup, replaced(drain.Drain, "_shared", nothing_shared)),
     "a lost answer teaches nothing": (answer_lost, learned_in_silence),
     "an answer is kept that own writes overlap": (

@@ -147,6 +147,8 @@ WRONG_KIND: Final = "wrongtype"
 """The key holds another type: nothing written."""
 FAULT: Final = "error"
 """The store's own code failed on this op: nothing or part of it written, later ops unharmed."""
+REFUSED: Final = "refused"
+"""A blank vouched that a patch found nothing it could do: nothing written."""
 EXPIRED: Final = "expired"
 """Its lifetime had passed before it could be applied."""
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from remanence import events
 from remanence.errors import Closed
-from remanence.model import EXPIRED, OK, Batch, Outcome, Reading, Receipt, Write
+from remanence.model import EXPIRED, OK, REFUSED, Batch, Outcome, Reading, Receipt, Write
 from remanence.protocols import Ack, Ask, Fetch, Runtime, Status, Store
 from remanence.settings import Settings
 from remanence.stores.known import Document, of_record
@@ -74,7 +74,7 @@ class DirectStore:
 
     def _receipt(self, resolution: Resolution, code: str) -> Receipt:
         op = resolution.op
-        reason = resolution.rejection if code in (OK, EXPIRED) else code
+        reason = resolution.rejection if code in (OK, EXPIRED, REFUSED) else code
         if reason:
             self.tell.tell(events.WriteRejected(op.write.key, op.op_id, reason))
             return Receipt("rejected", op.op_id, reason=reason)

@@ -16,16 +16,16 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
-import msgspec
+from msgspec.structs import replace
 
 from remanence import events
 from remanence.model import (
     CONFLICT,
-    FAULT,
+    DUPLICATE,
     OK,
     PASSED,
+    REFUSED,
     STALE,
-    WRONG_KIND,
     Append,
     Batch,
     Outcome,
@@ -36,6 +36,7 @@ from remanence.model import (
 from remanence.protocols import Fetch, Length, Runtime, Store
 from remanence.settings import Settings
 from remanence.stores.clock import StoreClock
+from remanence.stores.fates import APPLIED, DEAD, UNKNOWN, fate
 from remanence.stores.journal import Journal
 from remanence.stores.known import Document, Knowledge, Known, of_record
 from remanence.stores.resolve import NOTHING, Intent, Resolution, lifetime, needed, remaining, resolve
@@ -44,12 +45,6 @@ from remanence.wire import codec
 
 LIVE_SECONDS = 2.0
 """A first attempt this soon after journalling counts as made now: the writer's clock has no say in it."""
-REASONS = {
-    CONFLICT: "the record had changed since it was read",
-    STALE: "a newer write is stored",
-    WRONG_KIND: "the key holds another type of value",
-    FAULT: "the store could not carry it out",
-}
 
 
 class Drain:
@@ -85,6 +80,7 @@ class Drain:
         self._recent: deque[Row] = deque()
         self._recent_bytes = 0
         self._sent_to: dict[str, int] = {}
+        self._sent: tuple[str, int, Sequence[Resolution]] = ("", 0, ())
         self._documents: dict[str, Document] = {}
         self._common: dict[str, tuple[int, int, str]] = {}
 
@@ -142,15 +138,15 @@ class Drain:
             if not same:  # unless another process writes to this very file, and the server heard it first
                 self.journal.refresh()
                 same = self._same(lineage, mark)
+            left = max(seq, lineage.pruned)
+            if same and left < lineage.acked:  # at once, before anybody can prune what is to be sent again
+                self._rewind(lineage, left)
+            elif same and seq > lineage.acked:
+                self._learn(lineage, mark, seq)
         if not same:
             await self._diverged(lineage, mark, deadline)
-            return
-        if seq < lineage.pruned:
+        elif seq < lineage.pruned:
             await self._pass_over(lineage, seq, deadline)
-        elif seq < lineage.acked:
-            self._rewind(lineage, seq)
-        elif seq > lineage.acked:
-            self._learn(lineage, mark, seq)
 
     def _same(self, lineage: Lineage, mark: Watermark) -> bool:
         """Whether the last write the store has of a lineage is one that our file has in that place."""
@@ -164,8 +160,6 @@ class Drain:
         # first: once the watermark has moved, nothing shows any more that something was lost
         self._tell.tell(events.DataLost(lineage.name, seq + 1, upto))
         await self._store.forward(lineage.name, self._nonce, upto, lineage.pruned_id, deadline)
-        if upto < lineage.acked:
-            self._rewind(lineage, upto)
 
     def _rewind(self, lineage: Lineage, seq: int) -> None:
         with self._mutex:
@@ -178,9 +172,15 @@ class Drain:
         """A reply was lost: the watermark and the last batch's results say what it was."""
         with self._mutex:
             rows = self._rows(lineage, upto - lineage.acked, exact=True)
+            first = lineage.acked + 1
             codes = dict(enumerate(mark.results, mark.results_from))
-            outcomes = [codes.get(row.n - lineage.first + 1, OK) for row in rows]
-            self._settle(lineage, rows, outcomes, [None] * len(rows))
+            outcomes = [codes.get(seq, DUPLICATE) for seq in range(first, first + len(rows))]
+            # why an edit was refused and what it returned is known where this process sent it; but not what the
+            # record is now: a copy of this journal may have been quicker, with another document in hand
+            name, at, sent = self._sent
+            known = dict(enumerate(sent, at)) if name == lineage.name else {}
+            told = [known.get(seq) for seq in range(first, first + len(rows))]
+            self._settle(lineage, rows, outcomes, [each and replace(each, after=None) for each in told])
 
     async def _diverged(self, lineage: Lineage, mark: Watermark, deadline: float) -> None:
         """The store followed another copy of this journal, or writes that our file has lost."""
@@ -238,6 +238,7 @@ class Drain:
         started = self._runtime.monotonic()
         ops = [resolution.op for resolution in resolutions]
         batch = Batch(lineage.name, self._nonce, first, ops, self._previous(lineage))
+        self._sent = lineage.name, first, resolutions
         outcome = await self._store.apply(batch, deadline)
         if outcome.status != "ok":
             self.opened = False
@@ -362,34 +363,31 @@ class Drain:
         documents[key] = document
 
     def _judge(self, row: Row, code: str, resolution: Resolution | None) -> Settled:
-        reason = resolution.rejection if resolution else ""
-        if code == OK and not reason:
+        kind, reason = fate(code, resolution.rejection if resolution else "")
+        if kind == APPLIED:
             return Settled(row.n, "applied", resolution.result if resolution else None)
+        if kind == UNKNOWN:
+            return Settled(row.n, "journalled")
         key, op_id = row.write.key, row.op_id
-        if code in (WRONG_KIND, FAULT):
-            self._tell.tell(events.DeadLettered(key, op_id, REASONS[code]))
-            self.journal.record(row, "dead", REASONS[code])
-            return Settled(row.n, "rejected", reason=REASONS[code])
-        if code in (CONFLICT, STALE):
-            told = events.WriteStale(key, op_id) if code == STALE else events.WriteRejected(key, op_id, REASONS[code])
-            self._tell.tell(told)
-            self.journal.record(row, code, REASONS[code])
-            return Settled(row.n, "rejected", reason=code)
-        if reason:
-            self._tell.tell(events.WriteRejected(key, op_id, reason))
-            self.journal.record(row, "rejected", reason)
-            return Settled(row.n, "rejected", reason=reason)
-        return Settled(row.n, "applied", resolution.result if resolution else None)
+        if kind == DEAD:
+            self._tell.tell(events.DeadLettered(key, op_id, reason))
+        else:
+            stale = kind == STALE
+            self._tell.tell(events.WriteStale(key, op_id) if stale else events.WriteRejected(key, op_id, reason))
+        self.journal.record(row, kind, reason)
+        return Settled(row.n, "rejected", reason=kind if kind in (CONFLICT, STALE) else reason)
 
     def _remember(self, row: Row, code: str, resolution: Resolution | None, wall: float) -> None:
         """Keep what the store now holds of the key, as far as the reply tells."""
         write, ttl = row.write, lifetime(row.write)
         expires = None if ttl <= 0 else row.wall + ttl / 1000
-        if code == OK and isinstance(write, Append):
+        if code == REFUSED:
+            return
+        if code in (OK, DUPLICATE) and isinstance(write, Append):
             self.known.extend(write.key, row.n, write.items, wall, expires)
         elif code != OK or resolution is None:
             self._documents.pop(write.key, None)
-            if code != OK and not isinstance(write, Append):
+            if code not in (OK, DUPLICATE) and not isinstance(write, Append):
                 self.known.forget([write.key])
         elif resolution.after is not None:
             self._cache(write.key, resolution.after)
@@ -397,4 +395,4 @@ class Drain:
         elif isinstance(write, Touch):
             before = self.known.get(write.key)
             if before is not None:
-                self.known.put(write.key, msgspec.structs.replace(before, n=row.n, expires=expires))
+                self.known.put(write.key, replace(before, n=row.n, expires=expires))

@@ -84,6 +84,9 @@ class Journal:
         last = self._database.run("SELECT coalesce(max(n), 0) FROM rows")[0][0]
         found = []
         for name, first, count, acked, pruned, pruned_id, boot_id, fingerprint in rows:
+            numbers = (first, 0 if count is None else count, acked, pruned)
+            if not all(isinstance(each, int) for each in numbers):  # which only damage can bring about
+                raise FileDamaged(f"{self.path} is damaged: a lineage without numbers")
             held = max(last - first + 1, pruned) if count is None else count
             # after a loss of power the file may have fewer writes than the server acknowledged
             found.append(Lineage(name, first, held, min(acked, held), pruned, pruned_id, boot_id, fingerprint))
@@ -172,16 +175,20 @@ class Journal:
     def rows(self, lineage: Lineage, after: int, most: int, size: int) -> list[Row]:
         """Writes of a lineage behind number `after`: at most `most`, and at most `size` bytes or one."""
         found: list[Row] = []
-        total = 0
+        total, start = 0, lineage.row(after + 1)
         for raw in self._database.run(
             "SELECT n, op_id, hlc, write, wall, boot FROM rows WHERE n BETWEEN ? AND ? ORDER BY n LIMIT ?",
-            (lineage.row(after + 1), lineage.end, most),
+            (start, lineage.end, most),
         ):
             row = self._read(raw)
             total += row.size
             if found and total > size:
+                return found
+            if row.n != start + len(found):
                 break
             found.append(row)
+        if len(found) < min(most, lineage.count - after):  # sent without it, all behind it would be misnumbered
+            raise FileDamaged(f"{self.path} is damaged: write {start + len(found)} is missing")
         return found
 
     def rows_of(self, key: str, after: int) -> list[Row]:
@@ -276,9 +283,10 @@ class Journal:
         self.pending_bytes = self.measure() if size is None else max(0, self.pending_bytes - size)
 
     def rewind(self, lineage: Lineage, seq: int) -> None:
-        """The server has fewer writes than it had: durable at once."""
+        """The server has fewer writes than it had: durable at once, or after a loss of power nobody would know."""
         self.acknowledge(lineage, seq)
-        self.save()
+        with self._database.synced():
+            self.save()
 
     def save(self) -> None:
         """Write down how far the server is."""

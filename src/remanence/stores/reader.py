@@ -181,13 +181,9 @@ class Reader:
     def _folded(self, key: str, knowledge: Knowledge | None) -> View:
         """What is known with own later writes over it, going on from the last such answer where it holds."""
         owner = self._owner
-        others = [
-            (drain, row)
-            for drain in owner.adopted
-            for row in drain.journal.rows_of(key, 0)
-            # else what is known may have it in it: a journal says what is pending only within its session
-            if knowledge is None or (drain.opened and drain.journal.is_pending(row.n))
-        ]
+        others = []
+        if knowledge is None:  # else what is known may have their writes in it, and nobody here can tell
+            others = [(drain, row) for drain in owner.adopted for row in drain.journal.rows_of(key, 0)]
         basis = (id(owner.drain), knowledge, [owner.tell.counters.get(name, 0) for name in REFUSALS])
         before = None if others else self._folds.pop(key, None)
         if before is not None and before.basis == basis and before.holds(owner.runtime.boottime()):

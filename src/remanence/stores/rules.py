@@ -21,6 +21,7 @@ from remanence.model import (
     NEVER,
     OK,
     PASSED,
+    REFUSED,
     STALE,
     WRONG_KIND,
     Append,
@@ -268,7 +269,7 @@ class _Walk:
         found = self._found(write.key)
         if found is None:
             return WRONG_KIND
-        return OK if found[0] == write.base else MOVED
+        return REFUSED if found[0] == write.base else MOVED
 
     def _lengthen(self, op: Op, key: str, ttl: int, created: bool) -> None:
         given = prolonged(ttl, op.live, created, self._shelf.lifetime(key) if ttl > 0 else -1)

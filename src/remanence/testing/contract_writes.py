@@ -62,7 +62,7 @@ class WriteContract(StoreCase):
         self.open()
         blanks = [Op(op_id(n), PAST, Blank("k", base), merge=True) for n, base in ((2, op_id(1)), (3, "x"))]
         outcome = self.send(1, put(1), Op(op_id(9), PAST, Blank("k")), *blanks)
-        assert (outcome.moved, outcome.seq, list(outcome.results)) == (True, 3, ["ok", "ok", "ok"])
+        assert (outcome.moved, outcome.seq, list(outcome.results)) == (True, 3, ["ok", "ok", "refused"])
         assert split(outcome.current or b"")[1] == op_id(1)
         assert self.apply(append(4, "l"), Op(op_id(5), PAST, Blank("l", "x"), merge=True)) == [
             "ok",

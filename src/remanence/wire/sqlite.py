@@ -117,6 +117,16 @@ class Database:
                 self.run("ROLLBACK")
             raise
 
+    @contextmanager
+    def synced(self) -> Iterator[None]:
+        """Have the disk hold what is committed inside, whatever the file was opened with."""
+        before = self._connection.pragma("synchronous")
+        self._connection.pragma("synchronous", "full")
+        try:
+            yield
+        finally:
+            self._connection.pragma("synchronous", before)
+
     def changes(self) -> int:
         """How many rows the last statement changed."""
         return self._connection.changes()

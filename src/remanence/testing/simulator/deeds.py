@@ -79,6 +79,11 @@ class WatchedJournal(Journal):
         if seq > before:
             self.oracle.acknowledged(self, lineage.name)
 
+    def record(self, row: Row, kind: str, reason: str, data: bytes | None = None) -> None:
+        """See `Journal.record`."""
+        self.oracle.recorded.add(row.op_id)  # first: a process that dies meanwhile may have done it
+        super().record(row, kind, reason, data)
+
     def fork(self, lineage: Lineage, keep: int) -> str:
         """See `Journal.fork`."""
         successor = super().fork(lineage, keep)

@@ -199,7 +199,7 @@ async def clone(nemesis: Nemesis) -> None:
 async def twin(nemesis: Nemesis) -> None:
     """A virtual machine runs twice: nothing tells the copy from the original, and both go on."""
     if len(nemesis.world.machines) < 4:
-        nemesis.world.oracle.copied = True
+        nemesis.world.oracle.copied = nemesis.world.oracle.rolled_back = True
         nemesis.revive(nemesis.machine().twin())
 
 

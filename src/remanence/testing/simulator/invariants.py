@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from remanence import events
-from remanence.model import EXPIRED, OK, STALE, Append, Batch, Delete, Put, Receipt, Write
+from remanence.model import EXPIRED, OK, REFUSED, STALE, Append, Batch, Delete, Put, Receipt, Write
 from remanence.protocols import Lifetime
 from remanence.runtime.blocking import run
 from remanence.runtime.simulated import Simulation
@@ -34,6 +34,8 @@ class Oracle:
         self.deeds: dict[str, Deed] = {}
         self.results: dict[str, str] = {}
         """By op_id: what the log of the server as it is now says."""
+        self.recorded: set[str] = set()
+        """The op_ids of writes that some journal keeps as without effect."""
         self.ever: dict[str, set[str]] = {}
         """By op_id: every result in any state the server was ever in."""
         self.slack = 0.05
@@ -229,9 +231,11 @@ class Oracle:
 
     def _note(self, change: Change) -> None:
         """Know of a log entry."""
-        self.results[change.op_id] = change.result
-        self.ever.setdefault(change.op_id, set()).add(change.result)
         deed = self.deeds.get(change.op_id)
+        emptied = change.kind == "blank" and deed is not None and not isinstance(deed.write, Put)
+        result = REFUSED if emptied else change.result
+        self.results[change.op_id] = result
+        self.ever.setdefault(change.op_id, set()).add(result)
         if deed is None or change.result != OK or change.kind not in ("put", "delete"):
             return
         newest = self._newest.get(change.key)
@@ -308,6 +312,9 @@ class Oracle:
         for deed in self.deeds.values():
             if deed.op_id not in place and not deed.lost and not self._reported(deed):
                 self.violated(f"write {deed.n} ({deed.op_id}) of {deed.key}, made at {deed.at:.3f}, is lost")
+            vain = self.results.get(deed.op_id) not in (None, OK, EXPIRED)
+            if vain and not deed.lost and deed.op_id not in self.recorded:
+                self.violated(f"{deed.op_id} had no effect on {deed.key}, and nobody keeps it")
         for path, deeds in self._files.items():
             order = [place[deed.op_id] for deed in deeds if deed.op_id in place]
             if order != sorted(order) and not self.copied:

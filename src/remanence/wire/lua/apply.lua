@@ -208,7 +208,7 @@ local function blank(key, tomb, id, mine, live, merge, base)
   if base == '' then return 'ok' end
   local etag = current(key)
   if not etag then return 'wrongtype' end
-  return etag == base and 'ok' or 'moved'
+  return etag == base and 'refused' or 'moved'
 end
 
 local kinds = {put = put, delete = delete, append = append, touch = touch, blank = blank}
