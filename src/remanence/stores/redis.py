@@ -205,10 +205,8 @@ class RedisStore:
         watermark = keys.watermark(batch.lineage)
         lineage, needed = batch.prev or (batch.lineage, 0)
         named: list[str | bytes] = [watermark, keys.log, keys.watermark(lineage) if needed else watermark]
-        values: list[str | bytes] = [
-            batch.lineage, batch.nonce, str(batch.first), str(needed),
-            self._log_length, self._tombstone_ms, str(len(batch.ops)),
-        ]  # fmt: skip
+        limits = f"{needed} {self._log_length} {self._tombstone_ms}"
+        values: list[str | bytes] = [batch.lineage, batch.nonce, str(batch.first), str(len(batch.ops)), limits]
         for op in batch.ops:
             named += (keys.data(op.write.key), keys.tombstone(op.write.key))
             values += _fields(op)
@@ -297,19 +295,18 @@ class RedisStore:
 def _fields(op: Op) -> tuple[str | bytes, ...]:
     """An op as the script's arguments."""
     write = op.write
-    flags = ("l" if op.live else "") + ("m" if op.merge else "") + ("f" if op.folded else "")
-    hlc = f"{op.hlc:016d}"
+    start = f"{op.op_id}{op.hlc:016d}{{}}{op.live + 2 * op.merge + 4 * op.folded}".format
     match write:
         case Put():
-            return ("put", op.op_id, hlc, flags, write.base or "", str(write.ttl), "1", write.body)
+            return (start("p") + "1", write.base or "", str(write.ttl), write.body)
         case Append():
-            return ("append", op.op_id, hlc, flags, "", str(write.ttl), str(len(write.items)), *write.items)
+            return (f"{start('a')}{len(write.items)}", "", str(write.ttl), *write.items)
         case Delete():
-            return ("delete", op.op_id, hlc, flags, write.base or "", "0", "0")
+            return (start("d") + "0", write.base or "", "0")
         case Touch():
-            return ("touch", op.op_id, hlc, flags, "", str(write.ttl), "0")
+            return (start("t") + "0", "", str(write.ttl))
         case _:
-            return ("blank", op.op_id, hlc, flags, write.base or "", "0", "0")
+            return (start("b") + "0", write.base or "", "0")
 
 
 def _results(joined: bytes, count: int) -> tuple[str, ...]:

@@ -6,7 +6,8 @@ if not redis.acl_check_cmd('XADD', KEYS[2], '*', 'c', '') then -- a write withou
   return redis.error_reply('NOPERM this user may not run XADD on ' .. KEYS[2])
 end
 local w = redis.call('HMGET', KEYS[1], 's', 'h', 'b')
-redis.call('HSET', KEYS[1], 'n', ARGV[1])
-redis.call('PEXPIRE', KEYS[1], ARGV[2])
 local t = redis.call('TIME')
-return {w[1] or '0', w[2] or '0', w[3] or '0  ', t[1] .. string.format('%06d', t[2])}
+local now = t[1] .. string.format('%06d', t[2])
+redis.call('HSET', KEYS[1], 'n', ARGV[1], 't', now)
+redis.call('PEXPIRE', KEYS[1], ARGV[2])
+return {w[1] or '0', w[2] or '0', w[3] or '0  ', now}
