@@ -108,6 +108,16 @@ Told = Record | None | list[bytes] | int | Exception
 """An answer to an Ask; an exception (`DataError`) concerns that key alone."""
 
 
+class Flight(Protocol):
+    """A batch on its way to a store."""
+
+    async def outcome(self) -> Outcome:
+        """Wait for the answer, as `Store.apply` does, and raise what it raises. Once."""
+
+    def drop(self) -> None:
+        """Want no answer any more; harmless afterwards."""
+
+
 class Store(Protocol):
     """A place that holds records and lists, and remembers how far it has followed each lineage.
 
@@ -129,6 +139,12 @@ class Store(Protocol):
         """Apply ops in order, each once, with watermark and change log, or change nothing.
 
         An empty `lineage` keeps no watermark: each op is applied as it comes.
+        """
+
+    def post(self, batch: Batch, deadline: float) -> Flight | None:
+        """`apply` in two halves, so that its caller can do something while the store works.
+
+        None, and nothing sent, where the store would have to be waited for first, or never has to be.
         """
 
     async def read(

@@ -5,6 +5,9 @@ import random
 import time
 from functools import cache
 from pathlib import Path
+from typing import Final
+
+_BOOTTIME: Final[int | None] = getattr(time, "CLOCK_BOOTTIME", None)
 
 
 class Machine:
@@ -18,8 +21,7 @@ class Machine:
 
     def boottime(self) -> float:
         """CLOCK_BOOTTIME where there is one: it counts the time the machine slept."""
-        clock = getattr(time, "CLOCK_BOOTTIME", None)
-        return time.clock_gettime(clock) if clock is not None else time.monotonic()
+        return time.clock_gettime(_BOOTTIME) if _BOOTTIME is not None else time.monotonic()
 
     def boot_id(self) -> str:
         """The kernel's name of this start, "" where it has none."""

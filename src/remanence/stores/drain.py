@@ -16,9 +16,11 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
+import msgspec
 from msgspec.structs import replace
 
 from remanence import events
+from remanence.errors import WorldError
 from remanence.model import (
     CONFLICT,
     DUPLICATE,
@@ -29,22 +31,36 @@ from remanence.model import (
     Append,
     Batch,
     Outcome,
+    Receipt,
     Record,
     Touch,
     Watermark,
 )
-from remanence.protocols import Fetch, Length, Runtime, Store
+from remanence.protocols import Fetch, Flight, Length, Runtime, Store
 from remanence.settings import Settings
 from remanence.stores.clock import StoreClock
 from remanence.stores.fates import APPLIED, DEAD, UNKNOWN, fate
 from remanence.stores.journal import Journal
 from remanence.stores.known import Document, Knowledge, Known, of_record
 from remanence.stores.resolve import NOTHING, Intent, Resolution, lifetime, needed, remaining, resolve
-from remanence.stores.rows import Lineage, Row, Settled
+from remanence.stores.rows import Draft, Lineage, Row, Settled
 from remanence.wire import codec
 
 LIVE_SECONDS = 2.0
 """A first attempt this soon after journalling counts as made now: the writer's clock has no say in it."""
+OVERLAPPED = 65536
+"""Bytes that a socket takes at once: more would have to wait for the store before it is on the disk."""
+
+
+class Load(msgspec.Struct):
+    """A batch that is sent, what it was made of, and its way once it is under way."""
+
+    lineage: Lineage
+    rows: list[Row]
+    resolutions: list[Resolution]
+    batch: Batch
+    started: float
+    flight: Flight | None = None
 
 
 class Drain:
@@ -220,35 +236,68 @@ class Drain:
 
     # --- sending --------------------------------------------------------------------------------
 
-    async def send(self, deadline: float) -> int:
-        """Send the next batch; how many rows it settled. `opened` is False when it must begin anew."""
+    async def send(self, deadline: float) -> None:
+        """Send the next batch. `opened` is False when it must begin anew."""
         with self._mutex:
             lineage = next((each for each in self.journal.lineages if each.pending), None)
             if lineage is None:
-                return 0
+                return
             rows = self._rows(lineage, self._settings.batch_ops)
             self._tell_unreadable()
             intents = self._intents(lineage, rows)
             wanted = [key for key in needed([row.write for row in rows]) if key not in self._documents]
         if wanted:
             await self._fetch(wanted, deadline)
+        load = self._load(lineage, rows, intents)
+        self._take(load, await self._store.apply(load.batch, deadline))
+
+    def post(self, draft: Draft, deadline: float) -> "Load | None":
+        """Send what is about to be journalled, so that the disk and the store work at the same time.
+
+        For its owner under the mutex, who commits `draft` next and then calls `land`. None, and nothing sent,
+        where the store is not ready for just these writes at once. Should this process end before the commit,
+        the store has a write that nobody was told of, and the next handshake finds its number taken.
+        """
+        lineage, rows = self.journal.active, draft.rows
+        if (
+            not self.opened
+            or self._generation != self._store.generation
+            or self.journal.pending
+            or draft.size > OVERLAPPED
+            or len(rows) > self._settings.batch_ops
+            or any(key not in self._documents for key in needed([row.write for row in rows]))
+        ):
+            return None
+        load = self._load(lineage, rows, self._intents(lineage, rows))
+        try:
+            flight = self._store.post(load.batch, deadline)
+        except WorldError:
+            self.opened = False  # the next handshake finds out what came of it
+            return None
+        if flight is None:
+            return None
+        load.flight = flight
+        return load
+
+    async def land(self, load: "Load") -> None:
+        """Wait for what `post` sent."""
+        assert load.flight is not None, "posted"
+        self._take(load, await load.flight.outcome())
+
+    def give_up(self, load: "Load") -> None:
+        """What `post` sent was not journalled, or nobody waits for it any more."""
+        self.opened = False
+        if load.flight is not None:
+            load.flight.drop()
+
+    def _load(self, lineage: Lineage, rows: list[Row], intents: Sequence[Intent]) -> "Load":
         resolutions = resolve(intents, self._documents, self._settings.value_bytes)
-        first = lineage.acked + 1
+        first = rows[0].n - lineage.first + 1
         self._sent_to[lineage.name] = max(self._sent_to.get(lineage.name, 0), first + len(rows) - 1)
-        started = self._runtime.monotonic()
         ops = [resolution.op for resolution in resolutions]
-        batch = Batch(lineage.name, self._nonce, first, ops, self._previous(lineage))
+        batch = Batch(lineage.name, self._nonce, first, ops, self._previous(lineage) if first == 1 else None)
         self._sent = lineage.name, first, resolutions
-        outcome = await self._store.apply(batch, deadline)
-        if outcome.status != "ok":
-            self.opened = False
-            return 0
-        with self._mutex:
-            self._take(lineage, rows, resolutions, outcome)
-            if self._tell.counted(events.Applied, len(outcome.results)):
-                seconds = self._runtime.monotonic() - started
-                self._tell.spread(events.Applied(len(outcome.results), seconds, self.journal.pending))
-        return len(outcome.results)
+        return Load(lineage, rows, resolutions, batch, self._runtime.monotonic())
 
     def _rows(self, lineage: Lineage, most: int, *, exact: bool = False) -> list[Row]:
         """The next rows to send: those at hand if they are the ones, else from the file."""
@@ -324,19 +373,29 @@ class Drain:
 
     # --- settling -------------------------------------------------------------------------------
 
-    def _take(self, lineage: Lineage, rows: list[Row], resolutions: list[Resolution], outcome: Outcome) -> None:
+    def _take(self, load: "Load", outcome: Outcome) -> None:
         """Carry a reply into the journal, what is known, and the callers who wait."""
-        self.highest = max(self.highest, outcome.highest)
+        if outcome.status != "ok":
+            self.opened = False
+            return
         done = len(outcome.results)
-        if outcome.moved:
-            self._sent_to[lineage.name] = lineage.acked + done  # what came behind was not tried
-        self._settle(lineage, rows[:done], outcome.results, resolutions[:done])
-        if outcome.moved:
-            key = rows[done].write.key
-            self._documents[key] = NOTHING
-            if outcome.current is not None:
-                body, etag, hlc = codec.split(outcome.current)
-                self._documents[key] = Document(body, etag, hlc)
+        with self._mutex:
+            self.highest = max(self.highest, outcome.highest)
+            self._settle(load.lineage, load.rows[:done], outcome.results, load.resolutions[:done])
+            if outcome.moved:
+                self._moved(load, done, outcome.current)
+            if self._tell.counted(events.Applied, done):
+                seconds = self._runtime.monotonic() - load.started
+                self._tell.spread(events.Applied(done, seconds, self.journal.pending))
+
+    def _moved(self, load: "Load", done: int, current: bytes | None) -> None:
+        """The batch ended at a record that is not what it was thought to be."""
+        self._sent_to[load.lineage.name] = load.lineage.acked  # what came behind was not tried
+        key = load.rows[done].write.key
+        self._documents[key] = NOTHING
+        if current is not None:
+            body, etag, hlc = codec.split(current)
+            self._documents[key] = Document(body, etag, hlc)
 
     def _settle(
         self,
@@ -345,11 +404,13 @@ class Drain:
         codes: Sequence[str],
         resolutions: Sequence[Resolution | None],
     ) -> None:
-        settled, wall = [], self._runtime.wall()
+        settled: list[Settled] = []
+        wall, size = self._runtime.wall(), 0
         for row, code, resolution in zip(rows, codes, resolutions, strict=True):
-            settled.append(self._judge(row, code, resolution))
+            settled.append((row.n, self._judge(row, code, resolution)))
             self._remember(row, code, resolution, wall)
-        self.journal.acknowledge(lineage, lineage.acked + len(rows), sum(row.size for row in rows))
+            size += row.size
+        self.journal.acknowledge(lineage, lineage.acked + len(rows), size)
         self._settled(settled)
 
     def _cache(self, key: str, document: Document) -> None:
@@ -362,12 +423,12 @@ class Drain:
             documents.clear()
         documents[key] = document
 
-    def _judge(self, row: Row, code: str, resolution: Resolution | None) -> Settled:
+    def _judge(self, row: Row, code: str, resolution: Resolution | None) -> Receipt:
         kind, reason = fate(code, resolution.rejection if resolution else "")
         if kind == APPLIED:
-            return Settled(row.n, "applied", resolution.result if resolution else None)
+            return Receipt("applied", row.op_id, resolution.result if resolution else None)
         if kind == UNKNOWN:
-            return Settled(row.n, "journalled")
+            return Receipt("journalled", row.op_id)
         key, op_id = row.write.key, row.op_id
         if kind == DEAD:
             self._tell.tell(events.DeadLettered(key, op_id, reason))
@@ -375,7 +436,7 @@ class Drain:
             stale = kind == STALE
             self._tell.tell(events.WriteStale(key, op_id) if stale else events.WriteRejected(key, op_id, reason))
         self.journal.record(row, kind, reason)
-        return Settled(row.n, "rejected", reason=kind if kind in (CONFLICT, STALE) else reason)
+        return Receipt("rejected", op_id, reason=kind if kind in (CONFLICT, STALE) else reason)
 
     def _remember(self, row: Row, code: str, resolution: Resolution | None, wall: float) -> None:
         """Keep what the store now holds of the key, as far as the reply tells."""

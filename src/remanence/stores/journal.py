@@ -14,10 +14,11 @@ from typing import Any
 from remanence.errors import JournalFull, RemanenceError
 from remanence.model import Blank, Write
 from remanence.protocols import Runtime
-from remanence.stores.rows import Lineage, Outcome, Row, encode, is_blind, read_row
-from remanence.wire.sqlite import AlreadyThere, Database, FileDamaged
+from remanence.stores.rows import Draft, Lineage, Outcome, Row, encode, is_blind, read_row
+from remanence.wire.sqlite import AlreadyThere, Database, FileDamaged, free_bytes
 
 SCHEMA = 1
+INSERT = "INSERT INTO rows VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
 
 
 class Journal:
@@ -56,7 +57,10 @@ class Journal:
     @property
     def pending(self) -> int:
         """Writes the server does not have yet."""
-        return sum(lineage.pending for lineage in self.lineages)
+        found = 0
+        for lineage in self.lineages:  # several times for each write
+            found += lineage.count - lineage.acked
+        return found
 
     # --- opening --------------------------------------------------------------------------------
 
@@ -125,33 +129,38 @@ class Journal:
 
         Raises `JournalFull` when the disk is full; then nothing was stored.
         """
-        wall, boot = self._runtime.wall(), self._runtime.boottime()
         while True:
-            n, size = self.active.end, 0
-            stored: list[Any] = []
-            rows: list[Row] = []
-            for op_id, hlc, write in entries:
-                n += 1
-                data = encode(write)
-                size += len(data)
-                stored.append((n, op_id, hlc, write.key, data, wall, boot, is_blind(write)))
-                rows.append(Row(n, op_id, hlc, write, wall, boot, len(data)))
+            draft = self.draft(entries)
             try:
-                self._insert(stored)
-                break
+                self.commit(draft)
+                return draft.rows
             except AlreadyThere:
                 self._resume()  # another process wrote to this very file: go on behind it
-        self.active.count += len(rows)
-        self.pending_bytes += size
-        self.retained_bytes += size
-        return rows
 
-    def _insert(self, stored: list[Any]) -> None:
-        if len(stored) == 1:
-            self._database.run("INSERT INTO rows VALUES (?, ?, ?, ?, ?, ?, ?, ?)", stored[0])
-            return
-        with self._database.transaction():
-            self._database.many("INSERT INTO rows VALUES (?, ?, ?, ?, ?, ?, ?, ?)", stored)
+    def draft(self, entries: Sequence[tuple[str, int, Write]]) -> Draft:
+        """The rows that the next commit would make of writes (operation id, hlc, write)."""
+        wall, boot, n, total = self._runtime.wall(), self._runtime.boottime(), self.lineages[-1].end, 0
+        rows: list[Row] = []
+        stored: list[tuple[Any, ...]] = []
+        for op_id, hlc, write in entries:
+            n += 1
+            data = encode(write)
+            size = len(data)
+            total += size
+            stored.append((n, op_id, hlc, write.key, data, wall, boot, is_blind(write)))
+            rows.append(Row(n, op_id, hlc, write, wall, boot, size))
+        return Draft(rows, stored, total)
+
+    def commit(self, draft: Draft) -> None:
+        """Make it so, all or none. Raises `AlreadyThere` where another process took these numbers."""
+        if len(draft.stored) == 1:
+            self._database.change(INSERT, draft.stored[0])
+        else:
+            with self._database.transaction():
+                self._database.many(INSERT, draft.stored)
+        self.lineages[-1].count += len(draft.rows)
+        self.pending_bytes += draft.size
+        self.retained_bytes += draft.size
 
     def _resume(self) -> None:
         last = self._database.run("SELECT coalesce(max(n), 0) FROM rows")[0][0]
@@ -358,6 +367,10 @@ class Journal:
     def count(self, kind: str) -> int:
         """How many writes without effect of a kind are kept."""
         return int(self._database.run("SELECT count(*) FROM outcomes WHERE kind = ?", (kind,))[0][0])
+
+    def free_bytes(self) -> int:
+        """Bytes that the file's disk has left; many where the file is in memory."""
+        return free_bytes(self.path)
 
     def close(self) -> None:
         """Write down how far the server is, mark the file as left in order, and close it."""

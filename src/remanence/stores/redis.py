@@ -1,19 +1,18 @@
 """The store on one Redis or Valkey server: scripts for writes, pipelines for reads."""
 
 import hashlib
-from collections import deque
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any, TypeVar
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-from remanence.errors import PoolExhausted, RemanenceError, WrongKind
+from remanence.errors import RemanenceError, WrongKind
 from remanence.model import Append, Batch, Delete, Op, Outcome, Put, Record, Touch, Watermark
-from remanence.protocols import Ask, Fetch, Length, Lifetime, Runtime, Signal, Tail, Told
+from remanence.protocols import Ask, Fetch, Length, Lifetime, Runtime, Tail, Told
 from remanence.wire import codec
 from remanence.wire.keys import Keyspace, glob_literal
-from remanence.wire.redis import Command, Connect, Link, Refusal, refused
+from remanence.wire.pool import LinkPool, Slot
+from remanence.wire.redis import Command, Connect, Link
+from remanence.wire.refusals import Refusal, refused
 from remanence.wire.texts import text_of
-
-T = TypeVar("T")
 
 
 class Script:
@@ -25,7 +24,16 @@ class Script:
 
     async def call(self, link: Link, arguments: Sequence[str | bytes], deadline: float) -> Any:
         """Run with `arguments` (number of keys, keys, values); the same ones again on NOSCRIPT."""
-        reply = (await link.exchange([("EVALSHA", self.digest, *arguments)], deadline))[0]
+        self.post(link, arguments, deadline)
+        return await self.answer(link, arguments, deadline)
+
+    def post(self, link: Link, arguments: Sequence[str | bytes], deadline: float) -> None:
+        """The first half of `call`: send, and do not wait."""
+        link.post([("EVALSHA", self.digest, *arguments)], deadline)
+
+    async def answer(self, link: Link, arguments: Sequence[str | bytes], deadline: float) -> Any:
+        """The second half of `call`."""
+        reply = (await link.answer(1, deadline))[0]
         if isinstance(reply, Refusal) and reply.word == "NOSCRIPT":
             reply = (await link.exchange([("EVAL", self.text, *arguments)], deadline))[0]
         if isinstance(reply, Refusal):
@@ -33,108 +41,48 @@ class Script:
         return reply
 
 
-class _Slot:
-    """A place in the pool, and the link in it once there is one."""
+class _Flight:
+    """A batch on its way. See `Flight`."""
 
-    link: Link | None = None
+    def __init__(self, pool: LinkPool, script: Script, batch: Batch, deadline: float) -> None:
+        self._pool = pool
+        self._script = script
+        self._batch = batch
+        self._deadline = deadline
+        self._slot = Slot()
+        self._arguments: Sequence[str | bytes] = ()
 
-
-class LinkPool:
-    """At most `size` links, lent one caller at a time; who waits is served in order.
-
-    A caller may be interrupted at any point: its slot is given back by what `_lent` holds, never by count.
-    """
-
-    def __init__(self, connect: Connect, runtime: Runtime, size: int) -> None:
-        self._connect = connect
-        self._runtime = runtime
-        self._size = size
-        self._idle: list[Link] = []
-        self._lent: set[_Slot] = set()
-        self._waiting: deque[Signal] = deque()
-        self._mutex = runtime.mutex()
-
-    async def use(self, deadline: float, work: Callable[[Link], Awaitable[T]]) -> T:
-        """Lend a link to `work`. After an error the link, and the idle ones beside it, are closed."""
-        slot = _Slot()
+    def depart(self, arguments: Sequence[str | bytes]) -> bool:
+        """Send; False where no link is idle."""
         try:
-            result = await work(await self._borrow(slot, deadline))
-            self._give_back(slot)
-        except BaseException:
-            self._lose(slot)
-            raise
-        return result
-
-    async def _borrow(self, slot: _Slot, deadline: float) -> Link:
-        while not self._take(slot):
-            turn = self._runtime.signal()
-            with self._mutex:
-                if len(self._lent) < self._size:
-                    continue
-                self._waiting.append(turn)
-            if not await self._await_turn(turn, deadline):
-                raise PoolExhausted("all connections were busy up to the deadline (REMANENCE_POOL)")
-        if slot.link is None:
-            slot.link = await self._connect(deadline)
-        return slot.link
-
-    def _take(self, slot: _Slot) -> bool:
-        """Have an idle link, or room for a new one."""
-        with self._mutex:
-            if len(self._lent) >= self._size:
+            link = self._pool.take_idle(self._slot)
+            if link is None:
                 return False
-            self._lent.add(slot)
-            if self._idle:
-                slot.link = self._idle.pop()
-            return True
-
-    async def _await_turn(self, turn: Signal, deadline: float) -> bool:
-        try:
-            woken = await turn.wait(max(0.0, deadline - self._runtime.monotonic()))
+            self._arguments = arguments
+            self._script.post(link, arguments, self._deadline)
         except BaseException:
-            self._leave_queue(turn)
+            self.drop()
             raise
-        if not woken:
-            self._leave_queue(turn)
-        return woken
+        return True
 
-    def _leave_queue(self, turn: Signal) -> None:
-        """Stop waiting; a wake-up that came too late goes to the next in the queue."""
-        with self._mutex:
-            if turn in self._waiting:
-                self._waiting.remove(turn)
-            elif self._waiting:
-                self._waiting.popleft().set()
+    async def outcome(self) -> Outcome:
+        """See `Flight.outcome`."""
+        link = self._slot.link
+        assert link is not None, "departed"
+        try:
+            reply = await self._script.answer(link, self._arguments, self._deadline)
+            self._pool.give_back(self._slot)
+        except BaseException:
+            self.drop()
+            raise
+        return _outcome(self._batch, reply)
 
-    def _give_back(self, slot: _Slot) -> None:
-        with self._mutex:
-            if slot.link is not None:
-                self._idle.append(slot.link)
-            self._lent.discard(slot)
-            if self._waiting:
-                self._waiting.popleft().set()
+    def drop(self) -> None:
+        """See `Flight.drop`."""
+        self._pool.lose(self._slot)
 
-    def _lose(self, slot: _Slot) -> None:
-        """Give the slot back without its link, which may be in any state, and without those beside it."""
-        with self._mutex:
-            if slot not in self._lent:
-                return
-            self._lent.discard(slot)
-            if self._waiting:
-                self._waiting.popleft().set()
-        if slot.link is not None:
-            slot.link.close()
-        self._forget_idle()
-
-    def _forget_idle(self) -> None:
-        with self._mutex:
-            idle, self._idle = self._idle, []
-        for link in idle:
-            link.close()
-
-    def close(self) -> None:
-        """Close the idle links."""
-        self._forget_idle()
+    def __del__(self) -> None:
+        self.drop()  # its caller was interrupted before it had hold of it: nobody else gives the slot back
 
 
 class RedisStore:
@@ -192,13 +140,12 @@ class RedisStore:
         """See `Store.apply`."""
         arguments = self._arguments(batch)
         reply = await self._writer.use(deadline, lambda link: self._apply.call(link, arguments, deadline))
-        status, seq, highest, results = reply[:4]
-        moved = status == b"moved"
-        if status not in (b"ok", b"moved"):
-            return Outcome("fenced" if status == b"fenced" else "gap", int(seq))
-        count = int(seq) - batch.first + 1 if moved else len(batch.ops)
-        current = reply[4] if moved and len(reply) > 4 else None
-        return Outcome("ok", int(seq), int(highest), _results(results, count), moved, current)
+        return _outcome(batch, reply)
+
+    def post(self, batch: Batch, deadline: float) -> _Flight | None:
+        """See `Store.post`."""
+        flight = _Flight(self._writer, self._apply, batch, deadline)
+        return flight if flight.depart(self._arguments(batch)) else None
 
     def _arguments(self, batch: Batch) -> list[str | bytes]:
         keys = self._keys
@@ -307,6 +254,17 @@ def _fields(op: Op) -> tuple[str | bytes, ...]:
             return (start("t") + "0", "", str(write.ttl))
         case _:
             return (start("b") + "0", write.base or "", "0")
+
+
+def _outcome(batch: Batch, reply: Any) -> Outcome:
+    """The script's reply."""
+    status, seq, highest, results = reply[:4]
+    moved = status == b"moved"
+    if status not in (b"ok", b"moved"):
+        return Outcome("fenced" if status == b"fenced" else "gap", int(seq))
+    count = int(seq) - batch.first + 1 if moved else len(batch.ops)
+    current = reply[4] if moved and len(reply) > 4 else None
+    return Outcome("ok", int(seq), int(highest), _results(results, count), moved, current)
 
 
 def _results(joined: bytes, count: int) -> tuple[str, ...]:

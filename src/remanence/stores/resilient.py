@@ -23,18 +23,18 @@ from remanence.model import Reading, Receipt, Write
 from remanence.protocols import Ack, Ask, Runtime, Signal, Status, Store
 from remanence.settings import Settings
 from remanence.stores.contact import Contact, status
-from remanence.stores.drain import Drain
+from remanence.stores.drain import Drain, Load
 from remanence.stores.journal import Journal
 from remanence.stores.keeper import Keeper
 from remanence.stores.known import Known
 from remanence.stores.pruning import make_room
 from remanence.stores.reader import Reader
 from remanence.stores.room import Room
-from remanence.stores.rows import Row, Settled
+from remanence.stores.rows import Draft, Row, Settled
 from remanence.stores.shelf import Shelf
 from remanence.stores.tickets import Ticket, Waiting
 from remanence.wire.identity import op_id
-from remanence.wire.sqlite import FileDamaged
+from remanence.wire.sqlite import AlreadyThere, FileDamaged
 
 
 class ResilientStore:
@@ -50,6 +50,7 @@ class ResilientStore:
         self.contact = Contact(runtime, settings, tell)
         self.mutex = runtime.mutex()
         self.closed = False
+        self._ack = settings.ack if settings.fallback else "store"
         self._leader: object | None = None
         self._waiting = Waiting()
         self._queue: list[Ticket] = []
@@ -57,7 +58,7 @@ class ResilientStore:
         self.adopted: list[Drain] = []
         self.keeper = Keeper(self)
         self._reader = Reader(self)
-        self._room = Room(settings, self.mutex, tell)
+        self._room = Room(settings, runtime, self.mutex, tell)
 
     def _drain_of(self, journal: Journal) -> Drain:
         known = Known(journal.database, records=self.settings.local_records)
@@ -100,11 +101,13 @@ class ResilientStore:
         """See `Gateway.write`. Raises `JournalFull`, and with ack "store" `Unavailable` past the deadline."""
         if self.closed:
             raise Closed("this memory was closed: open a new one")
-        wanted = ack or (self.settings.ack if self.settings.fallback else "store")
-        limit = self.runtime.monotonic() + (self.settings.deadline if deadline is None else deadline)
-        if not await self._admitted(writes, limit):
+        wanted = ack or self._ack
+        patience = self.settings.deadline if deadline is None else deadline
+        limit = self.runtime.monotonic() + patience
+        if self._room.lacking(self.journal, len(writes)) and not await self._admitted(writes, limit):
             return [Receipt("rejected", "", reason="dropped: the journal is full") for _ in writes]
-        ticket = Ticket(writes, [op_id(self.runtime.random_bytes(16)) for _ in writes])
+        op_ids = [op_id(self.runtime.random_bytes(16)) for _ in writes]
+        ticket = Ticket(writes, op_ids, prompt=wanted != "journal" and patience >= 0.8 * self.settings.deadline)
         try:
             await self._journal(ticket)
             self.keeper.start()
@@ -112,9 +115,11 @@ class ResilientStore:
                 self.keeper.wake()
             else:
                 await self._await_store(ticket, limit)
+            if not ticket.left:
+                return ticket.receipts
             if ticket.error is not None:
                 raise ticket.error
-            if wanted == "store" and ticket.left:
+            if wanted == "store":
                 raise self.contact.refusal(
                     "the server did not confirm within the deadline",
                     ". The write is journalled and will be applied",
@@ -132,6 +137,8 @@ class ResilientStore:
                 self._queue.remove(ticket)
             self._waiting.drop(ticket)
             left_standing = self._leader is ticket and not ticket.sending
+            if left_standing and ticket.load is not None:
+                self.drain.give_up(ticket.load)
         if left_standing:
             self.pass_on(ticket)
         else:
@@ -160,25 +167,55 @@ class ResilientStore:
                 self._commit_all([ticket])
 
     def _commit(self, tickets: Sequence[Ticket]) -> None:
+        clock, highest = self.drain.clock, self.drain.highest
         entries = [
-            (each, self.drain.clock.tick(self.drain.highest), write)
+            (each, clock.tick(highest), write)
             for ticket in tickets
             for each, write in zip(ticket.op_ids, ticket.writes, strict=True)
         ]
-        rows = self._append(entries)
-        at = 0
+        draft = self.journal.draft(entries)
+        load = self._post(tickets, draft)
+        try:
+            rows = self._append(draft, entries)
+        except BaseException:
+            if load is not None:
+                self.drain.give_up(load)
+            raise
+        if load is not None:
+            self._hand_over(tickets, load, journalled=rows is draft.rows)
+        n = rows[0].n
         for ticket in tickets:
-            self._waiting.register(ticket, [row.n for row in rows[at : at + len(ticket.writes)]])
-            at += len(ticket.writes)
-        self.drain.journalled(rows)
+            self._waiting.register(ticket, n)
+            n += ticket.left
+        if load is None:
+            self.drain.journalled(rows)
         if self.tell.counted(events.Journalled, len(rows)):
             self.tell.spread(events.Journalled(len(rows), self.journal.pending))
 
-    def _append(self, entries: Sequence[tuple[str, int, Write]]) -> list[Row]:
+    def _post(self, tickets: Sequence[Ticket], draft: Draft) -> Load | None:
+        """Send at once what is about to be committed, where somebody waits for it and nothing stands in its way."""
+        ready = self._leader is None and self.contact.available and self._room.on_disk(self.journal)
+        if not ready or not any(ticket.prompt for ticket in tickets):
+            return None
+        return self.drain.post(draft, self.runtime.monotonic() + self.settings.deadline)
+
+    def _hand_over(self, tickets: Sequence[Ticket], load: Load, *, journalled: bool) -> None:
+        """Have the first who waits see to the answer."""
+        if not journalled:  # under these numbers
+            self.drain.give_up(load)
+            return
+        leader = next(ticket for ticket in tickets if ticket.prompt)
+        leader.load = load
+        self._leader = leader
+
+    def _append(self, draft: Draft, entries: Sequence[tuple[str, int, Write]]) -> list[Row]:
         try:
-            return self.journal.append(entries)
+            self.journal.commit(draft)
+            return draft.rows
         except JournalFull:
             make_room(self.journal)
+        except AlreadyThere:
+            pass  # the numbers are taken: others are found below
         except FileDamaged as error:
             if self.settings.on_corrupt == "raise":
                 raise
@@ -215,23 +252,24 @@ class ResilientStore:
 
     async def _await_store(self, ticket: Ticket, limit: float) -> None:
         """Send, or wait while somebody else does, until the ticket is settled or `limit` passed."""
+        if ticket.load is not None:
+            await self.lead(limit, ticket)
         while ticket.left and ticket.error is None and self.contact.available and not self.closed:
             left = limit - self.runtime.monotonic()
             if left <= 0:
                 return
-            patient = left >= 0.8 * self.settings.deadline
-            signal = self._follow(ticket, may_lead=patient)
+            signal = self._follow(ticket)
             if signal is None:
                 await self.lead(limit, ticket)
             else:
-                if not patient:
+                if not ticket.prompt:
                     self.keeper.wake()
                 await signal.wait(left)
 
-    def _follow(self, ticket: Ticket, *, may_lead: bool) -> Signal | None:
+    def _follow(self, ticket: Ticket) -> Signal | None:
         """None when the caller is to lead now; else the signal of its ticket, ready to wait for."""
         with self.mutex:
-            if may_lead and self._leader is None:
+            if ticket.prompt and self._leader is None:
                 self._leader = ticket
                 return None
             if ticket.signal is None:
@@ -264,21 +302,25 @@ class ResilientStore:
             if ticket is not None:
                 ticket.sending = True
             deadline = min(limit, self.runtime.monotonic() + self.settings.deadline)
-            await self.pump(self.drain, deadline)
+            await self.pump(self.drain, deadline, ticket.load if ticket is not None else None)
         finally:
             if ticket is not None:
-                ticket.sending = False
+                ticket.sending, ticket.load = False, None
             self.pass_on(leader)
 
-    async def pump(self, drain: Drain, deadline: float) -> bool:
-        """Handshake if needed and send one batch; False when the store is away."""
+    async def pump(self, drain: Drain, deadline: float, load: Load | None = None) -> bool:
+        """Land `load`, or handshake if needed and send one batch; False when the store is away."""
         for attempt in (1, 2):
             try:
-                if not drain.opened or drain.unsure:
-                    await drain.handshake(deadline)
-                await drain.send(deadline)
+                if load is not None and attempt == 1:
+                    await drain.land(load)
+                else:
+                    if not drain.opened or drain.unsure:
+                        await drain.handshake(deadline)
+                    await drain.send(deadline)
                 self.contact.reached()
-                self.contact.recovered(self.journal.pending)
+                if not self.contact.available or self.contact.failures:
+                    self.contact.recovered(self.journal.pending)
                 return True
             except WorldError as error:
                 drain.opened = False
@@ -302,12 +344,16 @@ class ResilientStore:
         with self.mutex:
             if self._leader is leader:
                 self._leader = None
-        self._summon()
+            heir = self._waiting.heir()
+        self._call(heir)
 
     def _summon(self) -> None:
         """Wake somebody who still waits, to lead, or the keeper when nobody does."""
         with self.mutex:
             heir = self._waiting.heir()
+        self._call(heir)
+
+    def _call(self, heir: Signal | None) -> None:
         if heir is not None:
             heir.set()
         elif self.journal.pending:

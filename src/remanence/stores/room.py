@@ -5,12 +5,15 @@ from typing import Any
 
 from remanence import events
 from remanence.errors import JournalFull
+from remanence.protocols import Runtime
 from remanence.settings import Settings
 from remanence.stores.journal import Journal
 from remanence.stores.pruning import coalesce
 
 HIGH_WATER = 0.8
 """From here on observers are told, and writes that later ones made pointless are emptied."""
+AMPLE = 64 << 20
+"""Free bytes on the disk at which nobody need fear that a commit fails."""
 TOLD_EVERY = 10_000
 """Pending writes between two such moments."""
 
@@ -18,8 +21,12 @@ TOLD_EVERY = 10_000
 class Room:
     """The limits of a journal, in writes and bytes that the server does not have."""
 
-    def __init__(self, settings: Settings, mutex: AbstractContextManager[Any], tell: events.Events) -> None:
+    def __init__(
+        self, settings: Settings, runtime: Runtime, mutex: AbstractContextManager[Any], tell: events.Events
+    ) -> None:
         self._settings = settings
+        self._runtime = runtime
+        self._asked_at, self._on_disk = -1.0, False
         self._mutex = mutex
         self._tell = tell
         self._told_at = 0
@@ -36,6 +43,13 @@ class Room:
                 coalesce(journal)
             self._tell.tell(events.JournalFilling(pending, int(used * 100)))
         return pending + more > settings.journal_rows or journal.pending_bytes >= settings.journal_bytes
+
+    def on_disk(self, journal: Journal) -> bool:
+        """Whether the disk surely takes the next writes. Asked now and then, for it is a system call."""
+        now = self._runtime.monotonic()
+        if now >= self._asked_at + 1.0 or now < self._asked_at:
+            self._asked_at, self._on_disk = now, journal.free_bytes() >= AMPLE
+        return self._on_disk
 
     def refusal(self, journal: Journal) -> JournalFull:
         """What is raised then."""

@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from remanence.model import Put, State, Write
+from remanence.model import Put, Receipt, Write
 from remanence.wire.sqlite import FileDamaged
 
 encode = msgspec.msgpack.Encoder().encode
@@ -69,13 +69,16 @@ class Outcome(msgspec.Struct, frozen=True):
     wall: float
 
 
-class Settled(msgspec.Struct, frozen=True):
-    """What became of a row: `state` as in `Receipt`, the edit's result, the reason when rejected."""
+Settled = tuple[int, Receipt]
+"""What became of a row."""
 
-    n: int
-    state: State
-    result: object = None
-    reason: str = ""
+
+class Draft(msgspec.Struct, frozen=True):
+    """Rows about to be committed, and how the file will have them."""
+
+    rows: list[Row]
+    stored: list[tuple[Any, ...]]
+    size: int
 
 
 def is_blind(write: Write) -> bool:

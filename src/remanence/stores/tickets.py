@@ -1,25 +1,32 @@
 """Who waits for which writes, and what becomes of them."""
 
 from collections.abc import Sequence
-
-import msgspec
+from typing import TYPE_CHECKING
 
 from remanence.model import Receipt, Write
 from remanence.protocols import Signal
 from remanence.stores.rows import Settled
 
+if TYPE_CHECKING:
+    from remanence.stores.drain import Load
+
 
 class Ticket:
-    """A caller's writes on their way: which are settled, and the signal it waits for."""
+    """A caller's writes on their way: which are settled, and the signal it waits for.
 
-    __slots__ = ("error", "left", "op_ids", "receipts", "rows", "sending", "signal", "writes")
+    `prompt`: it waits for the store, and long enough to lead. `load`: its writes, and others', under way.
+    """
 
-    def __init__(self, writes: Sequence[Write], op_ids: Sequence[str]) -> None:
+    __slots__ = ("error", "first", "left", "load", "op_ids", "prompt", "receipts", "sending", "signal", "writes")
+
+    def __init__(self, writes: Sequence[Write], op_ids: Sequence[str], prompt: bool = False) -> None:
         self.writes = writes
         self.op_ids = op_ids
-        self.rows: Sequence[int] = ()
-        self.receipts: dict[int, Receipt] = {}
+        self.prompt = prompt
+        self.first = 0
+        self.receipts: list[Receipt] = []
         self.left = len(op_ids)
+        self.load: Load | None = None
         self.signal: Signal | None = None
         self.sending = False
         self.error: Exception | None = None
@@ -31,36 +38,33 @@ class Waiting:
     def __init__(self) -> None:
         self._tickets: dict[int, Ticket] = {}
 
-    def register(self, ticket: Ticket, rows: Sequence[int]) -> None:
-        """The ticket's writes are these rows of the journal."""
-        ticket.rows = rows
-        for n in rows:
+    def register(self, ticket: Ticket, first: int) -> None:
+        """The ticket's writes are the rows of the journal from `first` on."""
+        ticket.first = first
+        ticket.receipts = [Receipt("journalled", each) for each in ticket.op_ids]
+        for n in range(first, first + ticket.left):
             self._tickets[n] = ticket
 
     def settle(self, settled: Sequence[Settled]) -> None:
         """Hand each row's fate to whoever waits for it."""
-        for each in settled:
-            ticket = self._tickets.pop(each.n, None)
+        for n, receipt in settled:
+            ticket = self._tickets.pop(n, None)
             if ticket is None:
                 continue
-            ticket.receipts[each.n] = Receipt(each.state, "", each.result, each.reason)
+            ticket.receipts[n - ticket.first] = receipt
             ticket.left -= 1
             if not ticket.left and ticket.signal is not None:
                 ticket.signal.set()
 
     def receipts(self, ticket: Ticket) -> list[Receipt]:
         """A receipt for each write, in order; those not settled are journalled, and waited for no more."""
-        for n in ticket.rows if ticket.left else ():
-            if self._tickets.pop(n, None) is not None:
-                ticket.receipts[n] = Receipt("journalled", "")
-        return [
-            msgspec.structs.replace(ticket.receipts[n], op_id=each)
-            for n, each in zip(ticket.rows, ticket.op_ids, strict=True)
-        ]
+        if ticket.left:
+            self.drop(ticket)
+        return ticket.receipts
 
     def drop(self, ticket: Ticket) -> None:
         """Nobody waits for it any more."""
-        for n in ticket.rows:
+        for n in range(ticket.first, ticket.first + len(ticket.receipts)):
             self._tickets.pop(n, None)
 
     def signals(self) -> list[Signal]:
@@ -69,7 +73,10 @@ class Waiting:
 
     def heir(self) -> Signal | None:
         """The signal of one who waits, to be woken as the next leader."""
-        return next((ticket.signal for ticket in self._tickets.values() if ticket.signal is not None), None)
+        for ticket in self._tickets.values():
+            if ticket.signal is not None:
+                return ticket.signal
+        return None
 
     def fail(self, error: Exception) -> None:
         """Tell everybody who waits that it is not known what became of it."""

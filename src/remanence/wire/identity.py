@@ -1,8 +1,10 @@
 """Operation ids: 128 random bits as 22 characters."""
 
-from base64 import urlsafe_b64encode
+from binascii import b2a_base64
+
+_URLSAFE = bytes.maketrans(b"+/", b"-_")
 
 
 def op_id(random: bytes) -> str:
     """16 bytes in base64url (RFC 4648, section 5) without padding."""
-    return urlsafe_b64encode(random)[:22].decode()
+    return b2a_base64(random)[:22].translate(_URLSAFE).decode()

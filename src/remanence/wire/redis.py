@@ -1,4 +1,4 @@
-"""The Redis seam: addresses, links, and what the server's errors mean. The only user of redis-py.
+"""The Redis seam: addresses and links. With `wire.refusals` the only user of redis-py.
 
 redis-py opens the connection (TCP, TLS, AUTH, SELECT); from then on a link speaks over its socket
 with hiredis, so that one deadline bounds a whole exchange however slowly bytes arrive, and so that
@@ -12,49 +12,38 @@ import socket
 import ssl
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, Protocol
+from typing import Any, NoReturn, Protocol
 from urllib.parse import unquote, urlsplit
 
 import hiredis
 import redis.asyncio.connection
 import redis.asyncio.retry
 import redis.connection
-import redis.exceptions
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from remanence.errors import (
-    AuthenticationFailed,
-    DeadlineExceeded,
-    InvalidSetting,
-    Misconfigured,
-    RemanenceError,
-    ServerFull,
-    Unavailable,
-    WorldError,
-    WrongKind,
-)
+from remanence.errors import InvalidSetting
+from remanence.wire.refusals import Refusal, translated
 
 Command = tuple[str | bytes, ...]
 """Words, numbers among them as text: hiredis 3 crashes the process where Ctrl-C meets its own conversion."""
 _CHUNK = 65536
+_SLACK = 0.01
+"""Seconds that a socket may wait past a deadline."""
 _PENDING = object()
-
-
-class Refusal(Exception):
-    """An error reply, as the server worded it."""
-
-    @property
-    def word(self) -> str:
-        """The reply's first word: the only part that is the same on Redis and Valkey."""
-        return str(self).partition(" ")[0]
 
 
 class Link(Protocol):
     """One connection. Used by one caller at a time; after any exception it is closed for good."""
 
+    def post(self, commands: Sequence[Command], deadline: float) -> None:
+        """Send commands in one go, and wait no longer than that takes."""
+
+    async def answer(self, count: int, deadline: float) -> list[Any]:
+        """The replies to the `count` commands posted; error replies are `Refusal` values in it."""
+
     async def exchange(self, commands: Sequence[Command], deadline: float) -> list[Any]:
-        """Send commands in one go and return their replies; error replies are `Refusal` values in it."""
+        """Both: send commands and return their replies."""
 
     def close(self) -> None:
         """Close at once, without a word to the server."""
@@ -156,19 +145,28 @@ class BlockingLink:
     def __init__(self, connection: Any) -> None:
         self._connection = connection  # untyped in redis-py; its socket has been `_sock` since 2.0
         self._socket: socket.socket = self._connection._sock
+        self._timeout = 0.0
         self._reader = hiredis.Reader(notEnoughData=_PENDING, replyError=Refusal)
+
+    def post(self, commands: Sequence[Command], deadline: float) -> None:
+        """See `Link.post`."""
+        try:
+            self._limit(deadline)
+            self._socket.sendall(packed(commands))
+        except BaseException as error:
+            self._fail(error)
+
+    async def answer(self, count: int, deadline: float) -> list[Any]:
+        """See `Link.answer`."""
+        try:
+            return self._replies(count, deadline)
+        except BaseException as error:
+            self._fail(error)
 
     async def exchange(self, commands: Sequence[Command], deadline: float) -> list[Any]:
         """See `Link.exchange`."""
-        try:
-            self._socket.settimeout(_left(deadline))
-            self._socket.sendall(packed(commands))
-            return self._replies(len(commands), deadline)
-        except BaseException as error:
-            self.close()  # whatever was under way, a late answer must not meet another question
-            if isinstance(error, Exception):
-                raise translated(error) from error
-            raise
+        self.post(commands, deadline)
+        return await self.answer(len(commands), deadline)
 
     def _replies(self, count: int, deadline: float) -> list[Any]:
         reader, replies = self._reader, []
@@ -179,11 +177,25 @@ class BlockingLink:
                 if len(replies) == count:
                     return replies
                 reply = reader.gets()
-            self._socket.settimeout(_left(deadline))
+            self._limit(deadline)
             data = self._socket.recv(_CHUNK)
             if not data:
                 raise ConnectionResetError("the server closed the connection")
             reader.feed(data)
+
+    def _limit(self, deadline: float) -> None:
+        """Have the socket give up at the deadline, or a moment later: setting it to the point takes a system call."""
+        left = _left(deadline)
+        if not left <= self._timeout <= left + 2 * _SLACK:
+            self._timeout = left + _SLACK
+            self._socket.settimeout(self._timeout)
+
+    def _fail(self, error: BaseException) -> NoReturn:
+        """Close, for whatever was under way, a late answer must not meet another question."""
+        self.close()
+        if isinstance(error, Exception):
+            raise translated(error) from error
+        raise error
 
     def close(self) -> None:
         """See `Link.close`."""
@@ -208,19 +220,27 @@ class AsyncLink:
         connection._reader = connection._writer = None  # ours now: redis-py must not close or warn
         self._reader = hiredis.Reader(notEnoughData=_PENDING, replyError=Refusal)
 
-    async def exchange(self, commands: Sequence[Command], deadline: float) -> list[Any]:
-        """See `Link.exchange`."""
+    def post(self, commands: Sequence[Command], deadline: float) -> None:
+        """See `Link.post`. What the socket does not take now goes out while the answer is awaited."""
+        try:
+            self._streams[1].write(packed(commands))
+        except BaseException as error:
+            self._fail(error)
+
+    async def answer(self, count: int, deadline: float) -> list[Any]:
+        """See `Link.answer`."""
         try:
             async with asyncio.timeout_at(deadline):
                 stream, sink = self._streams
-                sink.write(packed(commands))
                 await sink.drain()
-                return await self._replies(stream, len(commands))
+                return await self._replies(stream, count)
         except BaseException as error:
-            self.close()  # cancelled or failed: a late answer must not meet another question
-            if isinstance(error, Exception):
-                raise translated(error) from error
-            raise
+            self._fail(error)
+
+    async def exchange(self, commands: Sequence[Command], deadline: float) -> list[Any]:
+        """See `Link.exchange`."""
+        self.post(commands, deadline)
+        return await self.answer(len(commands), deadline)
 
     async def _replies(self, stream: asyncio.StreamReader, count: int) -> list[Any]:
         reader, replies = self._reader, []
@@ -235,6 +255,13 @@ class AsyncLink:
             if not data:
                 raise ConnectionResetError("the server closed the connection")
             reader.feed(data)
+
+    def _fail(self, error: BaseException) -> NoReturn:
+        """Close: cancelled or failed, a late answer must not meet another question."""
+        self.close()
+        if isinstance(error, Exception):
+            raise translated(error) from error
+        raise error
 
     def close(self) -> None:
         """See `Link.close`."""
@@ -262,7 +289,7 @@ def blocking_connect(address: Address) -> Connect:
         except BaseException as error:
             connection.disconnect()
             if isinstance(error, Exception):
-                raise translated(error, connecting=address) from error
+                raise translated(error, connecting=address.name) from error
             raise
         return BlockingLink(connection)
 
@@ -279,7 +306,7 @@ def async_connect(address: Address) -> Connect:
                 await connection.connect()
         except Exception as error:
             await connection.disconnect(nowait=True)
-            raise translated(error, connecting=address) from error
+            raise translated(error, connecting=address.name) from error
         except BaseException:  # cancelled: what is half open must not stay so
             if connection._writer is not None:
                 connection._writer.transport.abort()
@@ -287,114 +314,3 @@ def async_connect(address: Address) -> Connect:
         return AsyncLink(connection)
 
     return connect
-
-
-TRANSIENT = {
-    "LOADING": "the server is loading its data",
-    "BUSY": "a script keeps the server busy",
-    "MASTERDOWN": "the replica has lost its primary",
-    "CLUSTERDOWN": "the cluster is down",
-    "TRYAGAIN": "the cluster is moving keys",
-    "MOVED": "the cluster moved the key",
-    "ASK": "the cluster is moving the key",
-    "READONLY": "the server became a read-only replica",
-    "NOREPLICAS": "the server has too few replicas to write",
-    "MISCONF": "the server cannot save its data to disk and refuses writes: free its disk",
-    "UNBLOCKED": "the server let go of a blocked call",
-    "NOTREADY": "the server is not ready",
-}
-"""Error replies that pass by themselves, by first word."""
-
-ADVICE = {
-    "NOAUTH": "the server wants a password: put it in the URL, redis://:password@host:port/db, or REDIS_PASSWORD",
-    "WRONGPASS": "the server does not know this user name and password: check REDIS_URL or REDIS_PASSWORD",
-    "NOPERM": "this user may not run a command that is needed: see the access rules in the guide (ACL SETUSER)",
-    "DENIED": "the server is in protected mode: set a password or bind it to the right address",
-    "NOPROTO": "the server does not speak the protocol asked for",
-}
-
-SCRIPT_DENIED = ("ACL failure in script", "can't run this command", "can't access at least one of the keys")
-"""How servers word NOPERM inside a script, where the first word is ERR."""
-
-
-def refused(refusal: Refusal, key: str = "") -> RemanenceError:
-    """The error of ours that an error reply means, with what to do about it."""
-    error = _refused(refusal, key)
-    if isinstance(error, WorldError):
-        error.answered = refusal.word not in ("LOADING", "MASTERDOWN", "NOAUTH", "WRONGPASS", "DENIED")
-    return error
-
-
-def _refused(refusal: Refusal, key: str) -> RemanenceError:
-    text = str(refusal)
-    word = "NOPERM" if any(sign in text for sign in SCRIPT_DENIED) else refusal.word
-    if word in TRANSIENT:
-        return Unavailable(f"{TRANSIENT[word]} ({word})")
-    if word == "OOM":
-        return ServerFull("the server is out of memory (OOM): raise its maxmemory or remove old data")
-    if word in ("NOAUTH", "WRONGPASS"):
-        return AuthenticationFailed(f"{ADVICE[word]} ({word})")
-    if word in ADVICE:
-        return Misconfigured(f"{ADVICE[word]} ({word})")
-    if word == "WRONGTYPE":
-        return WrongKind(f"{key or 'the key'} holds another type of value than was asked for")
-    if "max number of clients" in text:
-        return Unavailable("the server has no room for another client (maxclients)")
-    if "DB index" in text:
-        return Misconfigured("the server has no such database: check the number at the end of REDIS_URL (REDIS_DB)")
-    if "invalid password" in text or "AUTH" in text:
-        return AuthenticationFailed(f"{ADVICE['WRONGPASS']}")
-    if "unknown command" in text.lower():
-        return Misconfigured("the server lacks a command that is needed: Redis 7.0 or Valkey 8 at least")
-    return Misconfigured(f"the server refused a command ({word})")
-
-
-def translated(error: Exception, connecting: Address | None = None) -> Exception:
-    """The error of ours that a transport error means; `connecting` names the address in it."""
-    where = f" at {connecting.name}" if connecting else ""
-    if isinstance(error, RemanenceError):
-        return error
-    if isinstance(error, TimeoutError | redis.exceptions.TimeoutError):
-        return DeadlineExceeded(f"the server{where} did not answer in time")
-    if isinstance(error, redis.exceptions.AuthenticationError):
-        return AuthenticationFailed(f"{ADVICE['WRONGPASS']}{where}")
-    if isinstance(error, redis.exceptions.BusyLoadingError):
-        return Unavailable(f"{TRANSIENT['LOADING']}{where}")
-    if isinstance(error, redis.exceptions.ResponseError):
-        return refused(Refusal(_with_word(error)))
-    if isinstance(error, ssl.SSLError) or "SSL" in str(error) or "certificate" in str(error):
-        return Misconfigured(
-            f"no trusted TLS connection{where}: check the certificates (REMANENCE_TLS_CA, _CERT, _KEY), "
-            f"the host name and the clock ({_ssl_reason(error)})"
-        )
-    if isinstance(error, OSError | redis.exceptions.ConnectionError):
-        return Unavailable(f"the server{where} cannot be reached ({_cause(error)}): is it running?")
-    return Unavailable(f"what answers{where} is no Redis ({type(error).__name__}): check the address (REDIS_URL)")
-
-
-def _with_word(error: redis.exceptions.ResponseError) -> str:
-    """redis-py strips the first word of the replies it has classes for: put it back."""
-    names = {"NoPermissionError": "NOPERM", "ReadOnlyError": "READONLY", "OutOfMemoryError": "OOM"}
-    word = names.get(type(error).__name__, "")
-    return f"{word} {error}".strip()
-
-
-def _ssl_reason(error: BaseException) -> str:
-    seen: BaseException | None = error
-    while seen is not None:
-        if isinstance(seen, ssl.SSLCertVerificationError):
-            return seen.verify_message or "verification failed"
-        if isinstance(seen, ssl.SSLError) and seen.reason:
-            return str(seen.reason)
-        seen = seen.__cause__ or seen.__context__
-    return "the handshake failed"
-
-
-def _cause(error: BaseException) -> str:
-    """The operating system's word for it, which holds no address and no secret."""
-    seen: BaseException | None = error
-    while seen is not None:
-        if isinstance(seen, OSError) and seen.strerror:
-            return seen.strerror.lower()
-        seen = seen.__cause__ or seen.__context__
-    return "connection closed"

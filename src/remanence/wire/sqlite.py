@@ -95,6 +95,13 @@ class Database:
         except UnicodeDecodeError as error:
             raise FileDamaged(f"{self.path} is damaged: it holds text that is none") from error
 
+    def change(self, sql: str, parameters: Sequence[Any]) -> None:
+        """Execute one statement that returns no rows."""
+        try:
+            self._connection.execute(sql, parameters)
+        except apsw.Error as error:
+            raise translated(error, self.path) from error
+
     def script(self, name: str) -> None:
         """Execute the statements of `wire/sql/<name>`."""
         with errors(self.path):
@@ -191,6 +198,15 @@ def sql_text(name: str) -> str:
 def version() -> str:
     """The version of SQLite in use."""
     return apsw.sqlite_lib_version()
+
+
+def free_bytes(path: str) -> int:
+    """Bytes that the disk of a file has left for us; many for ":memory:" and where the platform does not tell."""
+    try:
+        found = os.statvfs(path)
+    except (OSError, AttributeError):
+        return 1 << 62
+    return found.f_bavail * found.f_frsize
 
 
 def filesystem(path: Path) -> str:

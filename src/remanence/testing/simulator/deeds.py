@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from remanence.model import Append, Patch, Receipt, Write
 from remanence.stores.journal import Journal
-from remanence.stores.rows import Lineage, Row
+from remanence.stores.rows import Draft, Lineage, Row
 from remanence.wire import codec
 
 if TYPE_CHECKING:
@@ -65,12 +65,19 @@ class WatchedJournal(Journal):
         self.process = process
         super().__init__(*parts)
 
-    def append(self, entries: Sequence[tuple[str, int, Write]]) -> list[Row]:
-        """See `Journal.append`."""
+    def draft(self, entries: Sequence[tuple[str, int, Write]]) -> Draft:
+        """See `Journal.draft`."""
         self.oracle.attempted(self.process.machine, entries)
-        rows = super().append(entries)
-        self.oracle.journalled(self, rows)
-        return rows
+        return super().draft(entries)
+
+    def commit(self, draft: Draft) -> None:
+        """See `Journal.commit`."""
+        super().commit(draft)
+        self.oracle.journalled(self, draft.rows)
+
+    def free_bytes(self) -> int:
+        """See `Journal.free_bytes`."""
+        return 0 if self.process.machine.disk.full else 1 << 62
 
     def acknowledge(self, lineage: Lineage, seq: int, size: int | None = None) -> None:
         """See `Journal.acknowledge`."""
@@ -96,12 +103,12 @@ def datable(deed: Deed) -> bool:
     return deed.machine.clock.boot_id == deed.boot or deed.machine.jumps == 0
 
 
-def tokens(deed: Deed) -> list[str]:
+def tokens(write: Write) -> list[str]:
     """What a write adds that nothing else adds."""
-    match deed.write:
+    match write:
         case Append(_, items):
             return [item.decode() for item in items]
         case Patch(_, edits):
-            return [codec.decode(b'{"value":' + edits[0].args + b"}", deed.key)["value"][0]]
+            return [codec.decode(b'{"value":' + edits[0].args + b"}", write.key)["value"][0]]
         case _:
             return []

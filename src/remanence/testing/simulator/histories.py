@@ -338,7 +338,7 @@ class Caller:
         ask = Tail(write.key) if isinstance(write, Append) else Fetch(write.key)
         (reading,) = await self._store.read([ask])
         deed = self._oracle.deeds[receipts[0].op_id]
-        (token,) = tokens(deed)
+        (token,) = tokens(deed.write)
         self._history.check_reading(self._process, write.key, reading)
         if forgot != self._oracle.forgets or self._forgetful():
             return

@@ -49,7 +49,7 @@ class Oracle:
         self.sent: Counter[str] = Counter()
         self.counts: Counter[str] = Counter()
         self._live: dict[str, bool] = {}
-        self._attempts: dict[str, Moment] = {}
+        self._attempts: dict[str, tuple[Moment, Write]] = {}
         self._ran: set[str] = set()
         self._begins: dict[str, tuple[str, int]] = {}
         self._simulation = simulation
@@ -72,7 +72,7 @@ class Oracle:
     def attempted(self, machine: "Machine", entries: Sequence[tuple[str, int, Write]]) -> None:
         """Rows are about to be committed: a process that dies now may have done it or not."""
         moment = Moment(self._simulation.now, machine, machine.clock.boot_id, machine.jumps)
-        self._attempts.update((op_id, moment) for op_id, _, _ in entries)
+        self._attempts.update((op_id, (moment, write)) for op_id, _, write in entries)
 
     def journalled(self, journal: WatchedJournal, rows: Sequence[Row]) -> None:
         """Rows were committed."""
@@ -80,7 +80,7 @@ class Oracle:
         for row in rows:
             lineage = journal.lineage_of(row.n)
             place = (lineage.name, row.n - lineage.first + 1)
-            deed = Deed(row, journal.path, place, self._attempts[row.op_id])
+            deed = Deed(row, journal.path, place, self._attempts[row.op_id][0])
             self._begins[lineage.name] = journal.path, lineage.first
             self.deeds[row.op_id] = deed
             deeds.append(deed)
@@ -245,8 +245,9 @@ class Oracle:
     def _judge(self, change: Change, *, late: bool) -> None:
         """Whether the server should have done what it did."""
         deed = self.deeds.get(change.op_id)
-        if deed is None:
-            self.violated(f"{change.key} was written by {change.op_id}, which no journal ever took")
+        if deed is None:  # nobody was told of it: its process died, or its disk was full, while it was sent
+            if change.op_id not in self._attempts:
+                self.violated(f"{change.key} was written by {change.op_id}, which nobody ever wrote")
             return
         if change.op_id in self.results:
             self.violated(f"{change.op_id} was applied to {change.key} twice")
@@ -358,9 +359,9 @@ class Oracle:
             return
         wanted = Counter(
             token
-            for deed in self.deeds.values()
-            if deed.key == key and self.results.get(deed.op_id) == OK
-            for token in tokens(deed)
+            for op_id, (_, write) in self._attempts.items()
+            if write.key == key and self.results.get(op_id) == OK
+            for token in tokens(write)
         )
         for token in (found - wanted) | (wanted - found):
             self.violated(f"token {token} is {found[token]} times in {key}, not {wanted[token]} times")

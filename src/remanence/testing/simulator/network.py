@@ -13,7 +13,7 @@ from remanence.errors import DeadlineExceeded, ServerFull, Unavailable, WorldErr
 from remanence.model import Batch, Outcome, Watermark
 from remanence.protocols import Ask, Told
 from remanence.runtime.blocking import run
-from remanence.runtime.simulated import EPOCH, Simulation
+from remanence.runtime.simulated import EPOCH, SimulatedTask, Simulation
 from remanence.settings import Settings
 from remanence.stores.memory import MemoryStore, Snapshot
 from remanence.testing.simulator.invariants import Oracle
@@ -93,6 +93,25 @@ class Network:
         return ""
 
 
+class _Flight:
+    """A batch on its way, which it finishes whatever becomes of its sender."""
+
+    def __init__(self, task: SimulatedTask[Outcome]) -> None:
+        self._task = task
+        task.awaited = True
+
+    async def outcome(self) -> Outcome:
+        """See `Flight.outcome`."""
+        await self._task.join(None)
+        if self._task.error is not None:
+            raise self._task.error
+        assert self._task.result is not None, "ended"
+        return self._task.result
+
+    def drop(self) -> None:
+        """See `Flight.drop`."""
+
+
 class Link:
     """A process's way to the server: a `Store` that keeps its deadlines, whatever happens."""
 
@@ -119,6 +138,10 @@ class Link:
         """See `Store.apply`."""
         self._network.oracle.sending(batch)
         return await self._ask(lambda store: store.apply(batch, deadline), deadline, batch.lineage)
+
+    def post(self, batch: Batch, deadline: float) -> _Flight:
+        """See `Store.post`."""
+        return _Flight(self._simulation.spawn("flight", self.apply(batch, deadline)))
 
     async def read(
         self, asks: Sequence[Ask], deadline: float, marks: Sequence[str] = ()
