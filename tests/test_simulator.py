@@ -657,16 +657,16 @@ def test_a_wrong_clock_is_put_right_when_the_store_is_heard():
     machine = SimulatedMachine(simulation, "m", skew=-600.0)
     runtime = SimulatedRuntime(machine)
     told = clock.StoreClock(runtime)
-    early = made(runtime, told.tick(0))
+    early = made(runtime, told.tick(0, runtime.wall(), runtime.boottime()))
     true = round((machine.wall() + 600.0) * 1e6)
     simulation.run(simulation.sleep(5.0))
     machine.jump(3600.0)
     told.hear(true + 5_000_000, runtime.boottime())
     assert abs(told.dated(early, same_start=True) - true) < 10
-    late = made(runtime, told.tick(0))
+    late = made(runtime, told.tick(0, runtime.wall(), runtime.boottime()))
     assert told.dated(late, same_start=True) == late.hlc
     assert abs(late.hlc - true - 5_000_000) < 10
-    assert told.dated(early, same_start=False) <= told.now(), "whatever was set meanwhile: not in the future"
+    assert told.dated(early, same_start=False) <= told.now(0.0, runtime.boottime()), "whatever was set meanwhile: not in the future"
 
 
 def test_a_quick_answer_is_not_outdone_by_a_slow_one():
@@ -677,6 +677,6 @@ def test_a_quick_answer_is_not_outdone_by_a_slow_one():
     asked = runtime.boottime()
     simulation.run(simulation.sleep(1.0))
     told.hear(2_000_000, asked)  # said at the end of that second, not in its middle
-    assert told.now() == 2_000_000
+    assert told.now(0.0, runtime.boottime()) == 2_000_000
     told.hear(90_000_000, asked)  # but another server has another clock
-    assert told.now() == 90_500_000
+    assert told.now(0.0, runtime.boottime()) == 90_500_000

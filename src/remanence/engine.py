@@ -36,6 +36,8 @@ _left_to_parent: list[Any] = []
 """What a forked child inherited and must neither use nor close."""
 
 
+_TOLD_OF_FORKS = hasattr(os, "register_at_fork")
+
 _engines: "weakref.WeakSet[Engine]" = weakref.WeakSet()
 """Every engine of this process, to be told of a fork."""
 
@@ -141,7 +143,7 @@ class BlockingEngine(Engine):
     def gateway(self) -> Gateway:
         """The way to the store, opened once per process."""
         found = self._gateway
-        if found is not None and self._pid == os.getpid():
+        if found is not None and (_TOLD_OF_FORKS or self._pid == os.getpid()):
             return found
         with self._lock:
             if self._gateway is None:
@@ -186,7 +188,7 @@ class AsyncEngine(Engine):
         """The way to the store from the running loop. Raises RuntimeError outside a loop."""
         loop = get_running_loop()
         found = self._gateways.get(loop)
-        if found is not None and self._pid == os.getpid():
+        if found is not None and (_TOLD_OF_FORKS or self._pid == os.getpid()):
             return found
         with self._lock:
             self._abandon_closed_loops()
@@ -319,7 +321,7 @@ def _after_fork_in_child() -> None:
         engine.leave_to_parent()
 
 
-if hasattr(os, "register_at_fork"):
+if _TOLD_OF_FORKS:
     os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child)
 
 __all__ = ["AsyncEngine", "BlockingEngine", "Engine", "released", "shared_async", "shared_blocking"]

@@ -109,13 +109,16 @@ Told = Record | None | list[bytes] | int | Exception
 
 
 class Flight(Protocol):
-    """A batch on its way to a store."""
+    """A batch on its way to a store, in steps: who is interrupted at any point can still `drop` it."""
+
+    def depart(self) -> bool:
+        """Send it, without waiting; False, and nothing sent, where the store would have to be waited for first."""
 
     async def outcome(self) -> Outcome:
-        """Wait for the answer, as `Store.apply` does, and raise what it raises. Once."""
+        """Wait for the answer, as `Store.apply` does, and raise what it raises."""
 
     def drop(self) -> None:
-        """Want no answer any more; harmless afterwards."""
+        """Want no answer any more: after any error or interruption. Harmless once the answer was had."""
 
 
 class Store(Protocol):
@@ -141,11 +144,8 @@ class Store(Protocol):
         An empty `lineage` keeps no watermark: each op is applied as it comes.
         """
 
-    def post(self, batch: Batch, deadline: float) -> Flight | None:
-        """`apply` in two halves, so that its caller can do something while the store works.
-
-        None, and nothing sent, where the store would have to be waited for first, or never has to be.
-        """
+    def flight(self, batch: Batch, deadline: float) -> Flight | None:
+        """`apply` in two halves, so that its caller can do something while the store works; None where it need not."""
 
     async def read(
         self, asks: Sequence[Ask], deadline: float, marks: Sequence[str] = ()

@@ -39,9 +39,9 @@ class Face:
     async def _write(self, *writes: Write) -> list[Receipt]:
         """Hand writes in; raises what a refused one means."""
         receipts = await self._opener().write(writes)
-        for write, receipt in zip(writes, receipts, strict=True):
+        for receipt in receipts:
             if receipt.state == "rejected":
-                raise refusal(write, receipt)
+                raise refusal(writes[receipts.index(receipt)], receipt)
         return receipts
 
     async def _tell(self, *asks: Ask) -> list[Reading[Any]]:

@@ -39,17 +39,19 @@ class StoreClock:
         self._wall = self._runtime.wall() - (boot - middle)
         self._heard = told
 
-    def now(self) -> int:
-        """The store's time now; this machine's belief until it was heard. Setting our clock changes nothing."""
-        if not self._heard:
-            return int(self._runtime.wall() * 1e6)
-        return self._heard + int((self._runtime.boottime() - self._boot) * 1e6)
+    def now(self, wall: float, boot: float) -> int:
+        """The store's time at a moment of this machine's clocks; its belief until the store was heard.
 
-    def tick(self, highest: int) -> int:
-        """A stamp for a write made now: behind the last one, and behind `highest`, which the store has seen."""
-        now = self.now()
+        From then on setting our clock changes nothing.
+        """
+        return self._heard + int((boot - self._boot) * 1e6) if self._heard else int(wall * 1e6)
+
+    def tick(self, highest: int, wall: float, boot: float) -> int:
+        """A stamp for a write made then: behind the last one, and behind `highest`, which the store has seen."""
+        now = self.now(wall, boot)
         if self._heard:
-            self._last = max(now, self._last + 1, highest + 1)
+            least = (self._last if self._last > highest else highest) + 1
+            self._last = now if now > least else least
         else:  # behind the last one only where that is the same moment: our clock may have been set back
             self._last = max(now, self._last + 1) if abs(now - self._last) < AS_BELIEVED else now
         return self._last
@@ -62,4 +64,4 @@ class StoreClock:
         if same_start:  # exact, even where the wall clock was set meanwhile
             return row.hlc + self._heard - int((self._boot - row.boot) * 1e6) - believed
         # where the wall clock was set before a restart nobody knows; but not later than now
-        return min(row.hlc + self._heard - int(self._wall * 1e6), self.now())
+        return min(row.hlc + self._heard - int(self._wall * 1e6), self.now(0.0, self._runtime.boottime()))

@@ -31,6 +31,7 @@ from remanence.model import (
     Append,
     Batch,
     Outcome,
+    Patch,
     Receipt,
     Record,
     Touch,
@@ -60,7 +61,6 @@ class Load(msgspec.Struct):
     resolutions: list[Resolution]
     batch: Batch
     started: float
-    flight: Flight | None = None
 
 
 class Drain:
@@ -96,6 +96,7 @@ class Drain:
         self._recent: deque[Row] = deque()
         self._recent_bytes = 0
         self._sent_to: dict[str, int] = {}
+        self._flight: Flight | None = None
         self._sent: tuple[str, int, Sequence[Resolution]] = ("", 0, ())
         self._documents: dict[str, Document] = {}
         self._common: dict[str, tuple[int, int, str]] = {}
@@ -117,6 +118,7 @@ class Drain:
 
     async def handshake(self, deadline: float, *, renew: bool = True) -> None:
         """Open every lineage and compare; `renew` False only asks (heartbeat) within the session."""
+        self._recall()
         if renew or not self._nonce:
             self._nonce = self._runtime.random_bytes(9).hex()
             self._documents.clear()
@@ -238,6 +240,7 @@ class Drain:
 
     async def send(self, deadline: float) -> None:
         """Send the next batch. `opened` is False when it must begin anew."""
+        self._recall()
         with self._mutex:
             lineage = next((each for each in self.journal.lineages if each.pending), None)
             if lineage is None:
@@ -245,7 +248,7 @@ class Drain:
             rows = self._rows(lineage, self._settings.batch_ops)
             self._tell_unreadable()
             intents = self._intents(lineage, rows)
-            wanted = [key for key in needed([row.write for row in rows]) if key not in self._documents]
+            wanted = [key for key in needed([row.write for row in rows]) if not self._at_hand(key)]
         if wanted:
             await self._fetch(wanted, deadline)
         load = self._load(lineage, rows, intents)
@@ -258,46 +261,76 @@ class Drain:
         where the store is not ready for just these writes at once. Should this process end before the commit,
         the store has a write that nobody was told of, and the next handshake finds its number taken.
         """
-        lineage, rows = self.journal.active, draft.rows
+        journal, rows = self.journal, draft.rows
         if (
             not self.opened
             or self._generation != self._store.generation
-            or self.journal.pending
             or draft.size > OVERLAPPED
             or len(rows) > self._settings.batch_ops
-            or any(key not in self._documents for key in needed([row.write for row in rows]))
+            or journal.pending
         ):
             return None
-        load = self._load(lineage, rows, self._intents(lineage, rows))
+        for row in rows:
+            if type(row.write) is Patch and not self._at_hand(row.write.key):
+                return None
+        lineage = journal.lineages[-1]
+        load = self._load(lineage, rows, self._fresh(lineage, rows))
+        self._recall()
+        flight = self._flight = self._store.flight(load.batch, deadline)
         try:
-            flight = self._store.post(load.batch, deadline)
+            return load if flight is not None and flight.depart() else None
         except WorldError:
+            self._recall()
             self.opened = False  # the next handshake finds out what came of it
             return None
-        if flight is None:
-            return None
-        load.flight = flight
-        return load
+
+    def _recall(self) -> None:
+        """Drop a flight that its caller was kept from landing: only one caller at a time is inside."""
+        if self._flight is not None:
+            self._flight.drop()
+            self._flight = None
 
     async def land(self, load: "Load") -> None:
         """Wait for what `post` sent."""
-        assert load.flight is not None, "posted"
-        self._take(load, await load.flight.outcome())
+        assert self._flight is not None, "posted"
+        outcome = await self._flight.outcome()
+        self._flight = None
+        self._take(load, outcome)
 
-    def give_up(self, load: "Load") -> None:
-        """What `post` sent was not journalled, or nobody waits for it any more."""
+    def give_up(self, load: "Load", *, journalled: bool) -> None:
+        """Nobody waits any more for what `post` sent. Where it was not even journalled, others get its numbers."""
         self.opened = False
-        if load.flight is not None:
-            load.flight.drop()
+        if not journalled:
+            self._sent_to[load.lineage.name] = load.batch.first - 1
+        self._recall()
+
+    def _at_hand(self, key: str) -> bool:
+        """Whether a patch of `key` can be tried without asking what is there: if it is outdated, the store says so."""
+        if key not in self._documents:
+            found = self.known.document(key)
+            if found is None:
+                return False
+            self._keep(key, found)
+        return True
 
     def _load(self, lineage: Lineage, rows: list[Row], intents: Sequence[Intent]) -> "Load":
         resolutions = resolve(intents, self._documents, self._settings.value_bytes)
-        first = rows[0].n - lineage.first + 1
-        self._sent_to[lineage.name] = max(self._sent_to.get(lineage.name, 0), first + len(rows) - 1)
+        name, first = lineage.name, rows[0].n - lineage.first + 1
+        self._sent_to[name] = max(self._sent_to.get(name, 0), first + len(rows) - 1)
         ops = [resolution.op for resolution in resolutions]
-        batch = Batch(lineage.name, self._nonce, first, ops, self._previous(lineage) if first == 1 else None)
-        self._sent = lineage.name, first, resolutions
+        batch = Batch(name, self._nonce, first, ops, self._previous(lineage) if first == 1 else None)
+        self._sent = name, first, resolutions
         return Load(lineage, rows, resolutions, batch, self._runtime.monotonic())
+
+    def _fresh(self, lineage: Lineage, rows: Sequence[Row]) -> list[Intent]:
+        """As `_intents`, of rows made this moment, when the store's clock is known."""
+        at = self._dated.get(lineage.name, (0, 0))[1]
+        intents = []
+        for row in rows:
+            at = row.hlc if row.hlc > at else at + 1
+            intents.append(Intent(row.op_id, at, row.write, True, lifetime(row.write)))
+        self._dated[lineage.name] = rows[-1].n - lineage.first + 1, at
+        return intents
 
     def _rows(self, lineage: Lineage, most: int, *, exact: bool = False) -> list[Row]:
         """The next rows to send: those at hand if they are the ones, else from the file."""
@@ -407,13 +440,17 @@ class Drain:
         settled: list[Settled] = []
         wall, size = self._runtime.wall(), 0
         for row, code, resolution in zip(rows, codes, resolutions, strict=True):
-            settled.append((row.n, self._judge(row, code, resolution)))
+            if code == OK and resolution is not None and not resolution.rejection:
+                receipt = Receipt("applied", row.op_id, resolution.result)
+            else:
+                receipt = self._judge(row, code, resolution.rejection if resolution else "")
+            settled.append((row.n, receipt))
             self._remember(row, code, resolution, wall)
             size += row.size
         self.journal.acknowledge(lineage, lineage.acked + len(rows), size)
         self._settled(settled)
 
-    def _cache(self, key: str, document: Document) -> None:
+    def _keep(self, key: str, document: Document) -> None:
         """Keep a small document at hand: the next patch of it then needs no trip to read it."""
         documents = self._documents
         if len(document.body or b"") > 65536:
@@ -423,10 +460,10 @@ class Drain:
             documents.clear()
         documents[key] = document
 
-    def _judge(self, row: Row, code: str, resolution: Resolution | None) -> Receipt:
-        kind, reason = fate(code, resolution.rejection if resolution else "")
+    def _judge(self, row: Row, code: str, rejection: str) -> Receipt:
+        kind, reason = fate(code, rejection)
         if kind == APPLIED:
-            return Receipt("applied", row.op_id, resolution.result if resolution else None)
+            return Receipt("applied", row.op_id)
         if kind == UNKNOWN:
             return Receipt("journalled", row.op_id)
         key, op_id = row.write.key, row.op_id
@@ -440,19 +477,21 @@ class Drain:
 
     def _remember(self, row: Row, code: str, resolution: Resolution | None, wall: float) -> None:
         """Keep what the store now holds of the key, as far as the reply tells."""
-        write, ttl = row.write, lifetime(row.write)
-        expires = None if ttl <= 0 else row.wall + ttl / 1000
-        if code == REFUSED:
+        write, after = row.write, resolution.after if resolution is not None else None
+        ttl = lifetime(write)
+        expires = row.wall + ttl / 1000 if ttl > 0 else None
+        if code == OK and after is not None:
+            if write.key in self._documents or type(write) is Patch:
+                self._keep(write.key, after)
+            self.known.put(write.key, Knowledge(row.n, after, wall, expires))
+        elif code == REFUSED:
             return
-        if code in (OK, DUPLICATE) and isinstance(write, Append):
+        elif code in (OK, DUPLICATE) and isinstance(write, Append):
             self.known.extend(write.key, row.n, write.items, wall, expires)
         elif code != OK or resolution is None:
             self._documents.pop(write.key, None)
             if code not in (OK, DUPLICATE) and not isinstance(write, Append):
                 self.known.forget([write.key])
-        elif resolution.after is not None:
-            self._cache(write.key, resolution.after)
-            self.known.put(write.key, Knowledge(row.n, resolution.after, wall, expires))
         elif isinstance(write, Touch):
             before = self.known.get(write.key)
             if before is not None:

@@ -12,9 +12,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from remanence.errors import JournalFull, RemanenceError
-from remanence.model import Blank, Write
+from remanence.model import Blank, Put, Write
 from remanence.protocols import Runtime
-from remanence.stores.rows import Draft, Lineage, Outcome, Row, encode, is_blind, read_row
+from remanence.stores.rows import Draft, Lineage, Outcome, Row, encode, read_row
 from remanence.wire.sqlite import AlreadyThere, Database, FileDamaged, free_bytes
 
 SCHEMA = 1
@@ -130,16 +130,17 @@ class Journal:
         Raises `JournalFull` when the disk is full; then nothing was stored.
         """
         while True:
-            draft = self.draft(entries)
+            draft = self.draft(entries, self._runtime.wall(), self._runtime.boottime())
             try:
                 self.commit(draft)
                 return draft.rows
             except AlreadyThere:
                 self._resume()  # another process wrote to this very file: go on behind it
 
-    def draft(self, entries: Sequence[tuple[str, int, Write]]) -> Draft:
-        """The rows that the next commit would make of writes (operation id, hlc, write)."""
-        wall, boot, n, total = self._runtime.wall(), self._runtime.boottime(), self.lineages[-1].end, 0
+    def draft(self, entries: Sequence[tuple[str, int, Write]], wall: float, boot: float) -> Draft:
+        """The rows that the next commit would make of writes (operation id, hlc, write) made at that moment."""
+        active, total = self.lineages[-1], 0
+        n = active.first + active.count - 1
         rows: list[Row] = []
         stored: list[tuple[Any, ...]] = []
         for op_id, hlc, write in entries:
@@ -147,7 +148,8 @@ class Journal:
             data = encode(write)
             size = len(data)
             total += size
-            stored.append((n, op_id, hlc, write.key, data, wall, boot, is_blind(write)))
+            blind = type(write) is Put and write.base is None
+            stored.append((n, op_id, hlc, write.key, data, wall, boot, blind))
             rows.append(Row(n, op_id, hlc, write, wall, boot, size))
         return Draft(rows, stored, total)
 

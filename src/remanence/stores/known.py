@@ -73,10 +73,10 @@ class Known:
         n, data, wall, expires = rows[0]
         return Knowledge(n, _decoder.decode(data), wall, expires)
 
-    def document(self, key: str) -> Knowledge | None:
-        """What memory alone holds of a record: cheap enough to ask on each write."""
+    def document(self, key: str) -> Document | None:
+        """A record as memory alone holds it: cheap enough to ask on each write."""
         found = self._entries.get(key)
-        return found if found is not None and isinstance(found.entry, Document) else None
+        return found.entry if found is not None and isinstance(found.entry, Document) else None
 
     def heard(self, key: str, knowledge: Knowledge) -> None:
         """Remember what the server said; how long it lives is to be asked later (`ageless`)."""
@@ -89,10 +89,13 @@ class Known:
 
     def put(self, key: str, knowledge: Knowledge) -> None:
         """Remember, newest last; what no longer fits in memory goes to disk."""
-        if self._records:
-            self._hold(key, knowledge, _size(knowledge.entry))
-            if self._size > self._budget:
-                self._fit()
+        if not self._records:
+            return
+        entry = knowledge.entry
+        size = LEAST + len(entry.body or b"") if isinstance(entry, Document) else _size(entry)
+        self._hold(key, knowledge, size)
+        if self._size > self._budget:
+            self._fit()
 
     def _hold(self, key: str, knowledge: Knowledge, size: int) -> None:
         self._size += size - self._sizes.get(key, 0)

@@ -112,8 +112,8 @@ class MemoryStore:
             self._sweep(len(batch.ops))
             return outcome
 
-    def post(self, batch: Batch, deadline: float) -> None:
-        """See `Store.post`: nothing here has to be waited for."""
+    def flight(self, batch: Batch, deadline: float) -> None:
+        """See `Store.flight`: nothing here has to be waited for."""
 
     async def read(
         self, asks: Sequence[Ask], deadline: float, marks: Sequence[str] = ()

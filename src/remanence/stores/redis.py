@@ -14,6 +14,8 @@ from remanence.wire.redis import Command, Connect, Link
 from remanence.wire.refusals import Refusal, refused
 from remanence.wire.texts import text_of
 
+Words = list[str | bytes]
+
 
 class Script:
     """A Lua script by its digest, sent whole only where the server does not know it."""
@@ -22,20 +24,19 @@ class Script:
         self.text = text_of(f"lua/{name}")
         self.digest = hashlib.sha1(self.text.encode(), usedforsecurity=False).hexdigest()
 
-    async def call(self, link: Link, arguments: Sequence[str | bytes], deadline: float) -> Any:
-        """Run with `arguments` (number of keys, keys, values); the same ones again on NOSCRIPT."""
-        self.post(link, arguments, deadline)
-        return await self.answer(link, arguments, deadline)
+    def words(self, *arguments: str | bytes) -> Words:
+        """The command that runs it with `arguments`: number of keys, keys, values."""
+        return ["EVALSHA", self.digest, *arguments]
 
-    def post(self, link: Link, arguments: Sequence[str | bytes], deadline: float) -> None:
-        """The first half of `call`: send, and do not wait."""
-        link.post([("EVALSHA", self.digest, *arguments)], deadline)
+    async def call(self, link: Link, words: Words, deadline: float) -> Any:
+        """Run it; its reply."""
+        link.post([words], deadline)
+        return await self.reply((await link.answer(1, deadline))[0], link, words, deadline)
 
-    async def answer(self, link: Link, arguments: Sequence[str | bytes], deadline: float) -> Any:
-        """The second half of `call`."""
-        reply = (await link.answer(1, deadline))[0]
+    async def reply(self, reply: Any, link: Link, words: Words, deadline: float) -> Any:
+        """What the server answered, once it has the script. Raises what an error means."""
         if isinstance(reply, Refusal) and reply.word == "NOSCRIPT":
-            reply = (await link.exchange([("EVAL", self.text, *arguments)], deadline))[0]
+            reply = (await link.exchange([["EVAL", self.text, *words[2:]]], deadline))[0]
         if isinstance(reply, Refusal):
             raise refused(reply)
         return reply
@@ -44,45 +45,37 @@ class Script:
 class _Flight:
     """A batch on its way. See `Flight`."""
 
-    def __init__(self, pool: LinkPool, script: Script, batch: Batch, deadline: float) -> None:
+    __slots__ = ("_batch", "_deadline", "_pool", "_script", "_slot", "_words")
+
+    def __init__(self, pool: LinkPool, script: Script, words: Words, batch: Batch, deadline: float) -> None:
         self._pool = pool
+        self._slot = Slot()
         self._script = script
+        self._words = words
         self._batch = batch
         self._deadline = deadline
-        self._slot = Slot()
-        self._arguments: Sequence[str | bytes] = ()
 
-    def depart(self, arguments: Sequence[str | bytes]) -> bool:
-        """Send; False where no link is idle."""
-        try:
-            link = self._pool.take_idle(self._slot)
-            if link is None:
-                return False
-            self._arguments = arguments
-            self._script.post(link, arguments, self._deadline)
-        except BaseException:
-            self.drop()
-            raise
+    def depart(self) -> bool:
+        """See `Flight.depart`."""
+        link = self._pool.take_idle(self._slot)
+        if link is None:
+            return False
+        link.post([self._words], self._deadline)
         return True
 
     async def outcome(self) -> Outcome:
         """See `Flight.outcome`."""
         link = self._slot.link
         assert link is not None, "departed"
-        try:
-            reply = await self._script.answer(link, self._arguments, self._deadline)
-            self._pool.give_back(self._slot)
-        except BaseException:
-            self.drop()
-            raise
+        reply = (await link.answer(1, self._deadline))[0]
+        if isinstance(reply, Refusal):
+            reply = await self._script.reply(reply, link, self._words, self._deadline)
+        self._pool.give_back(self._slot)
         return _outcome(self._batch, reply)
 
     def drop(self) -> None:
         """See `Flight.drop`."""
         self._pool.lose(self._slot)
-
-    def __del__(self) -> None:
-        self.drop()  # its caller was interrupted before it had hold of it: nobody else gives the slot back
 
 
 class RedisStore:
@@ -110,15 +103,14 @@ class RedisStore:
         self._keys = keyspace
         self._writer = LinkPool(counted, runtime, 1)
         self._readers = LinkPool(counted, runtime, pool)
-        self._log_length = str(log_length)
-        self._tombstone_ms = str(int(tombstone_ttl * 1000))
+        self._limits = f" {log_length} {int(tombstone_ttl * 1000)}"
         self._watermark_ms = str(int(watermark_ttl * 1000))
         self._apply, self._open, self._forward = (Script(f"{n}.lua") for n in ("apply", "open", "forward"))
 
     async def open(self, lineage: str, nonce: str, deadline: float) -> Watermark:
         """See `Store.open`."""
-        arguments = ("2", self._keys.watermark(lineage), self._keys.log, nonce, self._watermark_ms)
-        reply = await self._writer.use(deadline, lambda link: self._open.call(link, arguments, deadline))
+        words = self._open.words("2", self._keys.watermark(lineage), self._keys.log, nonce, self._watermark_ms)
+        reply = await self._writer.use(deadline, lambda link: self._open.call(link, words, deadline))
         seq, highest, last, clock = reply
         first, op_id, results = last.split(b" ", 2)
         return Watermark(
@@ -132,32 +124,33 @@ class RedisStore:
 
     async def forward(self, lineage: str, nonce: str, seq: int, op_id: str, deadline: float) -> bool:
         """See `Store.forward`."""
-        arguments = ("1", self._keys.watermark(lineage), nonce, str(seq), op_id)
-        reply = await self._writer.use(deadline, lambda link: self._forward.call(link, arguments, deadline))
+        words = self._forward.words("1", self._keys.watermark(lineage), nonce, str(seq), op_id)
+        reply = await self._writer.use(deadline, lambda link: self._forward.call(link, words, deadline))
         return bool(reply)
 
     async def apply(self, batch: Batch, deadline: float) -> Outcome:
         """See `Store.apply`."""
-        arguments = self._arguments(batch)
-        reply = await self._writer.use(deadline, lambda link: self._apply.call(link, arguments, deadline))
+        words = self._words(batch)
+        reply = await self._writer.use(deadline, lambda link: self._apply.call(link, words, deadline))
         return _outcome(batch, reply)
 
-    def post(self, batch: Batch, deadline: float) -> _Flight | None:
-        """See `Store.post`."""
-        flight = _Flight(self._writer, self._apply, batch, deadline)
-        return flight if flight.depart(self._arguments(batch)) else None
+    def flight(self, batch: Batch, deadline: float) -> _Flight:
+        """See `Store.flight`."""
+        return _Flight(self._writer, self._apply, self._words(batch), batch, deadline)
 
-    def _arguments(self, batch: Batch) -> list[str | bytes]:
-        keys = self._keys
-        watermark = keys.watermark(batch.lineage)
-        lineage, needed = batch.prev or (batch.lineage, 0)
-        named: list[str | bytes] = [watermark, keys.log, keys.watermark(lineage) if needed else watermark]
-        limits = f"{needed} {self._log_length} {self._tombstone_ms}"
-        values: list[str | bytes] = [batch.lineage, batch.nonce, str(batch.first), str(len(batch.ops)), limits]
-        for op in batch.ops:
-            named += (keys.data(op.write.key), keys.tombstone(op.write.key))
-            values += _fields(op)
-        return [str(len(named)), *named, *values]
+    def _words(self, batch: Batch) -> Words:
+        keys, ops = self._keys, batch.ops
+        watermark = before = keys.watermark(batch.lineage)
+        needed = 0
+        if batch.prev is not None:
+            before, needed = keys.watermark(batch.prev[0]), batch.prev[1]
+        words: Words = ["EVALSHA", self._apply.digest, str(3 + 2 * len(ops)), watermark, keys.log, before]
+        for op in ops:
+            words += keys.pair(op.write.key)
+        words += (batch.lineage, batch.nonce, str(batch.first), str(len(ops)), f"{needed}{self._limits}")
+        for op in ops:
+            words += _fields(op)
+        return words
 
     async def read(
         self, asks: Sequence[Ask], deadline: float, marks: Sequence[str] = ()
@@ -242,18 +235,18 @@ class RedisStore:
 def _fields(op: Op) -> tuple[str | bytes, ...]:
     """An op as the script's arguments."""
     write = op.write
-    start = f"{op.op_id}{op.hlc:016d}{{}}{op.live + 2 * op.merge + 4 * op.folded}".format
+    start, flags = f"{op.op_id}{op.hlc:016d}", op.live + 2 * op.merge + 4 * op.folded
     match write:
         case Put():
-            return (start("p") + "1", write.base or "", str(write.ttl), write.body)
+            return (f"{start}p{flags}1", write.base or "", str(write.ttl), write.body)
         case Append():
-            return (f"{start('a')}{len(write.items)}", "", str(write.ttl), *write.items)
+            return (f"{start}a{flags}{len(write.items)}", "", str(write.ttl), *write.items)
         case Delete():
-            return (start("d") + "0", write.base or "", "0")
+            return (f"{start}d{flags}0", write.base or "", "0")
         case Touch():
-            return (start("t") + "0", "", str(write.ttl))
+            return (f"{start}t{flags}0", "", str(write.ttl))
         case _:
-            return (start("b") + "0", write.base or "", "0")
+            return (f"{start}b{flags}0", write.base or "", "0")
 
 
 def _outcome(batch: Batch, reply: Any) -> Outcome:

@@ -8,6 +8,7 @@ forgot, adopts what ended processes left, and keeps the journal small.
 
 import contextlib
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from remanence import events
@@ -58,7 +59,7 @@ class ResilientStore:
         self.adopted: list[Drain] = []
         self.keeper = Keeper(self)
         self._reader = Reader(self)
-        self._room = Room(settings, runtime, self.mutex, tell)
+        self._room = Room(settings, self.mutex, tell)
 
     def _drain_of(self, journal: Journal) -> Drain:
         known = Known(journal.database, records=self.settings.local_records)
@@ -69,7 +70,7 @@ class ResilientStore:
             self.runtime,
             self.settings,
             self.tell,
-            lambda settled: self._settle(journal, settled),
+            partial(self._settle, journal),
             self.mutex,
         )
 
@@ -104,13 +105,25 @@ class ResilientStore:
         wanted = ack or self._ack
         patience = self.settings.deadline if deadline is None else deadline
         limit = self.runtime.monotonic() + patience
-        if self._room.lacking(self.journal, len(writes)) and not await self._admitted(writes, limit):
+        if self._room.lacking(self.drain.journal, len(writes)) and not await self._admitted(writes, limit):
             return [Receipt("rejected", "", reason="dropped: the journal is full") for _ in writes]
-        op_ids = [op_id(self.runtime.random_bytes(16)) for _ in writes]
-        ticket = Ticket(writes, op_ids, prompt=wanted != "journal" and patience >= 0.8 * self.settings.deadline)
+        random_bytes = self.runtime.random_bytes
+        ticket = Ticket(writes, [op_id(random_bytes(16)) for _ in writes])
+        ticket.prompt = wanted != "journal" and patience >= 0.8 * self.settings.deadline
         try:
-            await self._journal(ticket)
+            self._queue.append(ticket)
+            await self.runtime.turn()
+            with self.mutex:
+                if self._queue:  # this one, and whatever others handed in at this moment
+                    queue, self._queue = self._queue, []
+                    self._commit_all(queue)
+            if ticket.error is not None:
+                raise ticket.error
             self.keeper.start()
+            if ticket.load is not None:
+                await self.runtime.shield(self._lead(limit, ticket))
+            if not ticket.left:
+                return ticket.receipts
             if wanted == "journal":
                 self.keeper.wake()
             else:
@@ -138,22 +151,11 @@ class ResilientStore:
             self._waiting.drop(ticket)
             left_standing = self._leader is ticket and not ticket.sending
             if left_standing and ticket.load is not None:
-                self.drain.give_up(ticket.load)
+                self.drain.give_up(ticket.load, journalled=True)
         if left_standing:
             self.pass_on(ticket)
         else:
             self._summon()
-
-    async def _journal(self, ticket: Ticket) -> None:
-        """Commit together with whatever others hand in at this moment."""
-        self._queue.append(ticket)
-        await self.runtime.turn()
-        with self.mutex:
-            if self._queue:
-                queue, self._queue = self._queue, []
-                self._commit_all(queue)
-        if ticket.error is not None:
-            raise ticket.error
 
     def _commit_all(self, tickets: Sequence[Ticket]) -> None:
         """One transaction for all; where that fails, each for itself, so that none fails for another."""
@@ -167,46 +169,42 @@ class ResilientStore:
                 self._commit_all([ticket])
 
     def _commit(self, tickets: Sequence[Ticket]) -> None:
-        clock, highest = self.drain.clock, self.drain.highest
-        entries = [
-            (each, clock.tick(highest), write)
-            for ticket in tickets
-            for each, write in zip(ticket.op_ids, ticket.writes, strict=True)
-        ]
-        draft = self.journal.draft(entries)
-        load = self._post(tickets, draft)
+        drain, runtime = self.drain, self.runtime
+        wall, boot = runtime.wall(), runtime.boottime()
+        tick, highest = drain.clock.tick, drain.highest
+        entries: list[tuple[str, int, Write]] = []
+        for ticket in tickets:
+            for each, write in zip(ticket.op_ids, ticket.writes, strict=True):
+                entries.append((each, tick(highest, wall, boot), write))
+        draft = drain.journal.draft(entries, wall, boot)
+        leader = self._leader_to_be(tickets)
+        load = drain.post(draft, runtime.monotonic() + self.settings.deadline) if leader is not None else None
         try:
             rows = self._append(draft, entries)
         except BaseException:
             if load is not None:
-                self.drain.give_up(load)
+                drain.give_up(load, journalled=False)
             raise
-        if load is not None:
-            self._hand_over(tickets, load, journalled=rows is draft.rows)
+        if load is None:
+            self.drain.journalled(rows)
+        elif rows is draft.rows and leader is not None:
+            leader.load, self._leader = load, leader
+        else:  # journalled under other numbers
+            drain.give_up(load, journalled=False)
         n = rows[0].n
         for ticket in tickets:
             self._waiting.register(ticket, n)
             n += ticket.left
-        if load is None:
-            self.drain.journalled(rows)
         if self.tell.counted(events.Journalled, len(rows)):
             self.tell.spread(events.Journalled(len(rows), self.journal.pending))
 
-    def _post(self, tickets: Sequence[Ticket], draft: Draft) -> Load | None:
-        """Send at once what is about to be committed, where somebody waits for it and nothing stands in its way."""
-        ready = self._leader is None and self.contact.available and self._room.on_disk(self.journal)
-        if not ready or not any(ticket.prompt for ticket in tickets):
-            return None
-        return self.drain.post(draft, self.runtime.monotonic() + self.settings.deadline)
-
-    def _hand_over(self, tickets: Sequence[Ticket], load: Load, *, journalled: bool) -> None:
-        """Have the first who waits see to the answer."""
-        if not journalled:  # under these numbers
-            self.drain.give_up(load)
-            return
-        leader = next(ticket for ticket in tickets if ticket.prompt)
-        leader.load = load
-        self._leader = leader
+    def _leader_to_be(self, tickets: Sequence[Ticket]) -> Ticket | None:
+        """Who is to see to the answer, if what these tickets want can be sent while it is committed."""
+        if self._leader is None and self.contact.available:
+            for ticket in tickets:
+                if ticket.prompt and self._room.on_disk(self.journal, self.runtime.monotonic()):
+                    return ticket
+        return None
 
     def _append(self, draft: Draft, entries: Sequence[tuple[str, int, Write]]) -> list[Row]:
         try:
@@ -252,8 +250,6 @@ class ResilientStore:
 
     async def _await_store(self, ticket: Ticket, limit: float) -> None:
         """Send, or wait while somebody else does, until the ticket is settled or `limit` passed."""
-        if ticket.load is not None:
-            await self.lead(limit, ticket)
         while ticket.left and ticket.error is None and self.contact.available and not self.closed:
             left = limit - self.runtime.monotonic()
             if left <= 0:

@@ -87,33 +87,33 @@ def resolve(intents: Sequence[Intent], documents: Mapping[str, Document], limit:
     present: dict[str, Document] = {}
     found, merges = [], False
     for intent in intents:
-        key = intent.write.key
-        resolution = _resolve(intent, present.get(key) or documents.get(key, NOTHING), limit)
+        write = intent.write
+        if type(write) is Patch:
+            resolution = _patched(intent, write, present.get(write.key) or documents.get(write.key, NOTHING), limit)
+            merges = True
+        else:
+            resolution = _resolve(intent, write)
         if resolution.after is not None:
-            present[key] = resolution.after
-        merges = merges or resolution.op.merge
+            present[write.key] = resolution.after
         found.append(resolution)
     return _folded(found) if merges and len(found) > 1 else found
 
 
-def _resolve(intent: Intent, before: Document, limit: int) -> Resolution:
-    write = intent.write
+def _resolve(intent: Intent, write: Any) -> Resolution:
+    ttl, after = intent.ttl, None
     match write:
-        case Patch():
-            return _patched(intent, write, before, limit)
         case Put():
-            op = _op(intent, write if intent.ttl == write.ttl else Put(write.key, write.body, intent.ttl, write.base))
-            return Resolution(op, after=_after(intent, write.body))
-        case Delete():
-            return Resolution(_op(intent, write), after=NOTHING)
+            after = NOTHING if ttl == PASSED else Document(write.body, intent.op_id, intent.hlc)
+            if ttl != write.ttl:
+                write = Put(write.key, write.body, ttl, write.base)
         case Append():
-            return Resolution(
-                _op(intent, write if intent.ttl == write.ttl else Append(write.key, write.items, intent.ttl))
-            )
+            if ttl != write.ttl:
+                write = Append(write.key, write.items, ttl)
+        case Delete():
+            after = NOTHING
         case Touch():
-            return Resolution(_op(intent, Touch(write.key, intent.ttl)))
-        case _:
-            return Resolution(_op(intent, write))
+            write = Touch(write.key, ttl)
+    return Resolution(Op(intent.op_id, intent.hlc, write, intent.live), None, "", after)
 
 
 def _patched(intent: Intent, write: Patch, before: Document, limit: int) -> Resolution:
@@ -123,10 +123,9 @@ def _patched(intent: Intent, write: Patch, before: Document, limit: int) -> Reso
         if len(body) > limit:
             raise EditRejected("the record would grow past its size limit (REMANENCE_VALUE_BYTES)")
     except EditRejected as error:
-        op = _op(intent, Blank(write.key, base), merge=True)
-        return Resolution(op, rejection=error.reason)
-    op = _op(intent, Put(write.key, body, intent.ttl, base), merge=True)
-    return Resolution(op, result=result, after=_after(intent, body))
+        return Resolution(_merge(intent, Blank(write.key, base)), rejection=error.reason)
+    after = NOTHING if intent.ttl == PASSED else Document(body, intent.op_id, intent.hlc)
+    return Resolution(_merge(intent, Put(write.key, body, intent.ttl, base)), result, "", after)
 
 
 def patched(write: Patch, body: bytes | None) -> tuple[bytes, Any]:
@@ -144,12 +143,8 @@ def patched(write: Patch, body: bytes | None) -> tuple[bytes, Any]:
     return msgspec.json.encode(document), result
 
 
-def _after(intent: Intent, body: bytes) -> Document:
-    return NOTHING if intent.ttl == PASSED else Document(body, intent.op_id, intent.hlc)
-
-
-def _op(intent: Intent, write: Any, merge: bool = False) -> Op:
-    return Op(intent.op_id, intent.hlc, write, intent.live, merge)
+def _merge(intent: Intent, write: Put | Blank) -> Op:
+    return Op(intent.op_id, intent.hlc, write, intent.live, merge=True)
 
 
 def _folded(found: list[Resolution]) -> list[Resolution]:

@@ -5,7 +5,6 @@ from typing import Any
 
 from remanence import events
 from remanence.errors import JournalFull
-from remanence.protocols import Runtime
 from remanence.settings import Settings
 from remanence.stores.journal import Journal
 from remanence.stores.pruning import coalesce
@@ -21,11 +20,8 @@ TOLD_EVERY = 10_000
 class Room:
     """The limits of a journal, in writes and bytes that the server does not have."""
 
-    def __init__(
-        self, settings: Settings, runtime: Runtime, mutex: AbstractContextManager[Any], tell: events.Events
-    ) -> None:
+    def __init__(self, settings: Settings, mutex: AbstractContextManager[Any], tell: events.Events) -> None:
         self._settings = settings
-        self._runtime = runtime
         self._asked_at, self._on_disk = -1.0, False
         self._mutex = mutex
         self._tell = tell
@@ -34,19 +30,20 @@ class Room:
     def lacking(self, journal: Journal, more: int) -> bool:
         """Whether `more` writes would be past a limit."""
         settings, pending = self._settings, journal.pending
-        used = max((pending + more) / settings.journal_rows, journal.pending_bytes / settings.journal_bytes)
+        rows, size = (pending + more) / settings.journal_rows, journal.pending_bytes / settings.journal_bytes
+        used = rows if rows > size else size
         if used < HIGH_WATER:
             self._told_at = 0
-        elif pending >= self._told_at:
+            return False
+        if pending >= self._told_at:
             self._told_at = pending + TOLD_EVERY
             with self._mutex:
                 coalesce(journal)
             self._tell.tell(events.JournalFilling(pending, int(used * 100)))
         return pending + more > settings.journal_rows or journal.pending_bytes >= settings.journal_bytes
 
-    def on_disk(self, journal: Journal) -> bool:
-        """Whether the disk surely takes the next writes. Asked now and then, for it is a system call."""
-        now = self._runtime.monotonic()
+    def on_disk(self, journal: Journal, now: float) -> bool:
+        """Whether the disk surely takes the next writes. Asked once a second, for it is a system call."""
         if now >= self._asked_at + 1.0 or now < self._asked_at:
             self._asked_at, self._on_disk = now, journal.free_bytes() >= AMPLE
         return self._on_disk

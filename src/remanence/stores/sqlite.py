@@ -91,8 +91,8 @@ class SQLiteStore:
                 self._next_sweep = shelf.now + (0 if shelf.sweep() else _EVERY)
             return outcome
 
-    def post(self, batch: Batch, deadline: float) -> None:
-        """See `Store.post`: nothing here has to be waited for."""
+    def flight(self, batch: Batch, deadline: float) -> None:
+        """See `Store.flight`: nothing here has to be waited for."""
 
     async def read(
         self, asks: Sequence[Ask], deadline: float, marks: Sequence[str] = ()

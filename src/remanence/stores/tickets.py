@@ -19,10 +19,10 @@ class Ticket:
 
     __slots__ = ("error", "first", "left", "load", "op_ids", "prompt", "receipts", "sending", "signal", "writes")
 
-    def __init__(self, writes: Sequence[Write], op_ids: Sequence[str], prompt: bool = False) -> None:
+    def __init__(self, writes: Sequence[Write], op_ids: Sequence[str]) -> None:
         self.writes = writes
         self.op_ids = op_ids
-        self.prompt = prompt
+        self.prompt = False
         self.first = 0
         self.receipts: list[Receipt] = []
         self.left = len(op_ids)

@@ -134,6 +134,7 @@ class _Walk:
 
 _EXACT: Final = frozenset({str, int, float, bool, type(None)})
 _QUICK: Final = frozenset({int, float, bool})
+_KEYS: Final = frozenset({str})
 _WORD: Final = 1 << 60  # NaN is not below it either
 
 
@@ -142,6 +143,32 @@ def _encodable(text: str, why: str) -> None:
         str.encode(text)
     except UnicodeEncodeError:
         raise _Fault(InvalidValue, why) from None
+
+
+def _ordinary(value: Any, depth: int, limit: int) -> bool:
+    """Whether a quick look shows that a dict or list is fit to be encoded as it is. False says nothing."""
+    if type(value) is not dict and type(value) is not list:
+        return False
+    todo, left = [value], limit
+    for each in todo:  # which grows meanwhile: at most `depth` containers are not nested deeper than that
+        if len(todo) > depth:
+            return False
+        left -= len(each)
+        items: Any = each
+        if type(each) is dict:
+            if not _KEYS.issuperset(map(type, each)):
+                return False
+            left -= sum(map(len, each))
+            items = each.values()
+        for item in items:
+            kind = type(item)
+            if kind is str:
+                left -= len(item)
+            elif kind is dict or kind is list:
+                todo.append(item)
+            elif item is not None and not (kind in _QUICK and -_WORD < item < _WORD):
+                return False
+    return left >= 0
 
 
 def _inspect(value: Any, depth: int, path: str, limit: int) -> bool:
@@ -206,13 +233,18 @@ def encode(value: Any, *, limit: int = MOST_BYTES, depth: int = DEPTH, path: str
 
     Raises what `check` raises, and `ValueTooLarge` past `limit` bytes.
     """
-    exotic = _inspect(value, depth, path, limit)
     try:
-        data = msgspec.json.encode(_plain(value) if exotic else value)
+        if _ordinary(value, depth, limit):
+            data = msgspec.json.encode(value)
+        else:
+            data = msgspec.json.encode(_plain(value) if _inspect(value, depth, path, limit) else value)
     except ValueError:  # sys.set_int_max_str_digits() below its default
+        _inspect(value, depth, path, limit)  # or a text that is none, in what looked ordinary
         raise ValueTooLarge(f"{path} holds a number of more digits than this Python writes") from None
     except RecursionError:
         raise ValueTooLarge(f"{path} is nested deeper than the stack has room for: flatten it") from None
+    except RuntimeError:
+        raise InvalidValue(f"{path} changed while it was read: store a copy that no thread changes") from None
     _fits(len(data), limit, path)
     return data
 

@@ -81,6 +81,10 @@ class Keyspace:
         """Where the stamp of a delete is kept."""
         return f"{self._own}d:{key}"
 
+    def pair(self, key: str) -> tuple[str, str]:
+        """Both, for every write needs both."""
+        return self.prefix + key, f"{self._own}d:{key}"
+
     def watermark(self, lineage: str) -> str:
         """Where the store keeps how far it followed a lineage."""
         return f"{self._own}w:{lineage}"

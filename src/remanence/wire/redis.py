@@ -10,6 +10,7 @@ import asyncio
 import encodings.idna  # noqa: F401 -- a socket imports it when it first looks up a host: not after a fork
 import socket
 import ssl
+import struct
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, NoReturn, Protocol
@@ -25,7 +26,7 @@ from redis.retry import Retry
 from remanence.errors import InvalidSetting
 from remanence.wire.refusals import Refusal, translated
 
-Command = tuple[str | bytes, ...]
+Command = Sequence[str | bytes]
 """Words, numbers among them as text: hiredis 3 crashes the process where Ctrl-C meets its own conversion."""
 _CHUNK = 65536
 _SLACK = 0.01
@@ -146,6 +147,10 @@ class BlockingLink:
         self._connection = connection  # untyped in redis-py; its socket has been `_sock` since 2.0
         self._socket: socket.socket = self._connection._sock
         self._timeout = 0.0
+        # the kernel keeps the time, for Python would ask it before each call whether the socket is ready
+        self._timed_by_kernel = type(self._socket) is socket.socket
+        if self._timed_by_kernel:
+            self._socket.settimeout(None)
         self._reader = hiredis.Reader(notEnoughData=_PENDING, replyError=Refusal)
 
     def post(self, commands: Sequence[Command], deadline: float) -> None:
@@ -158,8 +163,20 @@ class BlockingLink:
 
     async def answer(self, count: int, deadline: float) -> list[Any]:
         """See `Link.answer`."""
+        reader, replies = self._reader, list[Any]()
         try:
-            return self._replies(count, deadline)
+            while True:
+                reply = reader.gets()
+                while reply is not _PENDING:
+                    replies.append(reply)
+                    if len(replies) == count:
+                        return replies
+                    reply = reader.gets()
+                self._limit(deadline)
+                data = self._socket.recv(_CHUNK)
+                if not data:
+                    raise ConnectionResetError("the server closed the connection")
+                reader.feed(data)
         except BaseException as error:
             self._fail(error)
 
@@ -168,27 +185,19 @@ class BlockingLink:
         self.post(commands, deadline)
         return await self.answer(len(commands), deadline)
 
-    def _replies(self, count: int, deadline: float) -> list[Any]:
-        reader, replies = self._reader, []
-        while True:
-            reply = reader.gets()
-            while reply is not _PENDING:
-                replies.append(reply)
-                if len(replies) == count:
-                    return replies
-                reply = reader.gets()
-            self._limit(deadline)
-            data = self._socket.recv(_CHUNK)
-            if not data:
-                raise ConnectionResetError("the server closed the connection")
-            reader.feed(data)
-
     def _limit(self, deadline: float) -> None:
         """Have the socket give up at the deadline, or a moment later: setting it to the point takes a system call."""
-        left = _left(deadline)
-        if not left <= self._timeout <= left + 2 * _SLACK:
+        left = deadline - time.monotonic()
+        if not 0 < left <= self._timeout <= left + 2 * _SLACK:
+            if left <= 0:
+                raise TimeoutError
             self._timeout = left + _SLACK
-            self._socket.settimeout(self._timeout)
+            if self._timed_by_kernel:
+                most = struct.pack("ll", *divmod(int(self._timeout * 1e6), 1_000_000))
+                self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, most)
+                self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, most)
+            else:
+                self._socket.settimeout(self._timeout)
 
     def _fail(self, error: BaseException) -> NoReturn:
         """Close, for whatever was under way, a late answer must not meet another question."""
@@ -272,8 +281,8 @@ def packed(commands: Sequence[Command]) -> bytes:
     """Commands in the wire format (RESP)."""
     pack: Callable[[Any], bytes] = hiredis.pack_command
     if len(commands) == 1:
-        return pack(commands[0])
-    return b"".join([pack(command) for command in commands])
+        return pack(tuple(commands[0]))
+    return b"".join([pack(tuple(command)) for command in commands])
 
 
 def blocking_connect(address: Address) -> Connect:

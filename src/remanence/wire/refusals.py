@@ -93,7 +93,7 @@ def translated(error: Exception, connecting: str = "") -> Exception:
     where = f" at {connecting}" if connecting else ""
     if isinstance(error, RemanenceError):
         return error
-    if isinstance(error, TimeoutError | redis.exceptions.TimeoutError):
+    if isinstance(error, TimeoutError | BlockingIOError | redis.exceptions.TimeoutError):
         return DeadlineExceeded(f"the server{where} did not answer in time")
     if isinstance(error, redis.exceptions.AuthenticationError):
         return AuthenticationFailed(f"{ADVICE['WRONGPASS']}{where}")

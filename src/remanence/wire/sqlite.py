@@ -64,6 +64,7 @@ class Database:
                 self._connection.pragma("locking_mode", "exclusive")  # before WAL mode, or it asks for shared memory
             if not read_only:
                 self._configure(full, checkpoint_pages)
+            self._cursor = self._connection.cursor()
 
     def _configure(self, full: bool, checkpoint_pages: int) -> None:
         pragma = self._connection.pragma
@@ -98,7 +99,7 @@ class Database:
     def change(self, sql: str, parameters: Sequence[Any]) -> None:
         """Execute one statement that returns no rows."""
         try:
-            self._connection.execute(sql, parameters)
+            self._cursor.execute(sql, parameters)
         except apsw.Error as error:
             raise translated(error, self.path) from error
 

@@ -65,10 +65,10 @@ class WatchedJournal(Journal):
         self.process = process
         super().__init__(*parts)
 
-    def draft(self, entries: Sequence[tuple[str, int, Write]]) -> Draft:
+    def draft(self, entries: Sequence[tuple[str, int, Write]], wall: float, boot: float) -> Draft:
         """See `Journal.draft`."""
         self.oracle.attempted(self.process.machine, entries)
-        return super().draft(entries)
+        return super().draft(entries, wall, boot)
 
     def commit(self, draft: Draft) -> None:
         """See `Journal.commit`."""

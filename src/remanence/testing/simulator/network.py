@@ -96,12 +96,20 @@ class Network:
 class _Flight:
     """A batch on its way, which it finishes whatever becomes of its sender."""
 
-    def __init__(self, task: SimulatedTask[Outcome]) -> None:
-        self._task = task
-        task.awaited = True
+    def __init__(self, link: "Link", batch: Batch, deadline: float) -> None:
+        self._link, self._batch, self._deadline = link, batch, deadline
+        self._task: SimulatedTask[Outcome] | None = None
+
+    def depart(self) -> bool:
+        """See `Flight.depart`."""
+        work = self._link.apply(self._batch, self._deadline)
+        self._task = self._link.simulation.spawn("flight", work)
+        self._task.awaited = True
+        return True
 
     async def outcome(self) -> Outcome:
         """See `Flight.outcome`."""
+        assert self._task is not None, "departed"
         await self._task.join(None)
         if self._task.error is not None:
             raise self._task.error
@@ -118,7 +126,7 @@ class Link:
     def __init__(self, network: Network, machine: str) -> None:
         self._network = network
         self._machine = machine
-        self._simulation = network.simulation
+        self.simulation = network.simulation
         self._connections = 1
 
     @property
@@ -139,9 +147,9 @@ class Link:
         self._network.oracle.sending(batch)
         return await self._ask(lambda store: store.apply(batch, deadline), deadline, batch.lineage)
 
-    def post(self, batch: Batch, deadline: float) -> _Flight:
-        """See `Store.post`."""
-        return _Flight(self._simulation.spawn("flight", self.apply(batch, deadline)))
+    def flight(self, batch: Batch, deadline: float) -> _Flight:
+        """See `Store.flight`."""
+        return _Flight(self, batch, deadline)
 
     async def read(
         self, asks: Sequence[Ask], deadline: float, marks: Sequence[str] = ()
@@ -175,7 +183,7 @@ class Link:
     async def _exchange(self, request: Request[T], deadline: float, lineage: str) -> T:
         """Send, let it be executed when it arrives, and hear the answer if there is one."""
         network, chance = self._network, self._network.chance
-        if self._simulation.now >= deadline:
+        if self.simulation.now >= deadline:
             raise DeadlineExceeded("no time left")
         fate = network.fate()
         there = chance.uniform(0.0002, 0.002) if fate != "slow" else chance.uniform(0.01, 2.5)
@@ -197,7 +205,7 @@ class Link:
 
     async def _travel(self, seconds: float, deadline: float, request: Request[T] | None) -> None:
         """Take `seconds` to the server or back. A request that is too slow for its caller still arrives."""
-        simulation, network = self._simulation, self._network
+        simulation, network = self.simulation, self._network
         await self._reachable(deadline)
         if simulation.now + seconds > deadline:
             if request is not None:
@@ -214,7 +222,7 @@ class Link:
         hangs = network.partitioned.get(self._machine)
         if hangs is not None:
             if hangs:
-                await self._simulation.sleep(deadline - self._simulation.now)
+                await self.simulation.sleep(deadline - self.simulation.now)
                 raise DeadlineExceeded("the server did not answer within the deadline")
             raise Unavailable("the network cannot be reached")
         if not network.up:
@@ -222,11 +230,11 @@ class Link:
 
     async def _fail(self, deadline: float) -> None:
         """Hear of a lost message: by a reset at once, or not at all."""
-        left = deadline - self._simulation.now
+        left = deadline - self.simulation.now
         if self._network.chance.random() < 0.5:
-            await self._simulation.sleep(min(left, 0.005))
+            await self.simulation.sleep(min(left, 0.005))
             raise Unavailable("the connection was reset")
-        await self._simulation.sleep(left)
+        await self.simulation.sleep(left)
         raise DeadlineExceeded("the server did not answer within the deadline")
 
     def _later(self, request: Request[T], seconds: float | None = None) -> None:
@@ -234,13 +242,13 @@ class Link:
         network = self._network
         if seconds is None:
             seconds = network.chance.choice((0.01, 0.3, 3.0)) * network.chance.uniform(0.5, 2.0)
-        network.latest = max(network.latest, self._simulation.now + seconds)
+        network.latest = max(network.latest, self.simulation.now + seconds)
 
         def arrive() -> None:
             if network.up and network.refusal is None:
                 network.execute(request, late=True)
 
-        self._simulation.after(seconds, arrive)
+        self.simulation.after(seconds, arrive)
 
 
 def out_of_memory() -> WorldError:
