@@ -21,7 +21,7 @@ from remanence.model import OK, REFUSED, Append
 from remanence.protocols import Tail
 from remanence.runtime.simulated import Deadlock, SimulatedMachine, SimulatedRuntime, Simulation
 from remanence.settings import Settings
-from remanence.stores import clock, drain, journal, keeper, memory, pruning, resolve, rules
+from remanence.stores import clock, dating, drain, journal, keeper, memory, pruning, resolve, rules, settling
 from remanence.stores.memory import MemoryStore
 from remanence.stores.resilient import ResilientStore
 from remanence.stores.rows import Lineage, Row
@@ -216,12 +216,12 @@ def rewound_in_silence(patch: pytest.MonkeyPatch) -> None:
 
 
 def learned_in_silence(patch: pytest.MonkeyPatch) -> None:
-    real = drain.Drain._remember
+    real = settling.Settling._remember
 
     def learn(self: drain.Drain, lineage: Lineage, mark: Any, upto: int) -> None:
-        patch.setattr(drain.Drain, "_remember", nothing)
+        patch.setattr(settling.Settling, "_remember", nothing)
         learn_it(self, lineage, mark, upto)
-        patch.setattr(drain.Drain, "_remember", real)
+        patch.setattr(settling.Settling, "_remember", real)
 
     learn_it = drain.Drain._learn
     patch.setattr(drain.Drain, "_learn", learn)
@@ -266,7 +266,7 @@ MUTANTS = {
         replaced(clock.StoreClock, "dated", believed), "partition, request lost", plan={"skews": True}
     ),
     "a fresh write is judged by its clock": Mutant(
-        replaced(drain, "LIVE_SECONDS", -1.0), "clock, kill, partition", plan={"skews": True}
+        replaced(dating, "LIVE_SECONDS", -1.0), "clock, kill, partition", plan={"skews": True}
     ),
     "a copied or cut journal goes on as it was": Mutant(unnoticed, "power"),
     "deletes leave no tombstone": Mutant(replaced(memory._Shelf, "tombstone", nothing), "partition, restart"),
@@ -666,7 +666,8 @@ def test_a_wrong_clock_is_put_right_when_the_store_is_heard():
     late = made(runtime, told.tick(0, runtime.wall(), runtime.boottime()))
     assert told.dated(late, same_start=True) == late.hlc
     assert abs(late.hlc - true - 5_000_000) < 10
-    assert told.dated(early, same_start=False) <= told.now(0.0, runtime.boottime()), "whatever was set meanwhile: not in the future"
+    now = told.now(0.0, runtime.boottime())
+    assert told.dated(early, same_start=False) <= now, "whatever was set meanwhile: not in the future"
 
 
 def test_a_quick_answer_is_not_outdone_by_a_slow_one():

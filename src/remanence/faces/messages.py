@@ -155,7 +155,8 @@ class Messages(Face):
 
     def _encoded(self, given: Message, now: str, path: str) -> bytes:
         """The entry to store for a message of these parts, or what is wrong with it."""
-        role, content, metadata, timestamp = (given.get(name) for name in _FIELDS)
+        part = given.get
+        role, content, metadata, timestamp = part("role"), part("content"), part("metadata"), part("timestamp")
         at = f"{path}." if path else ""
         if not isinstance(role, str) or role not in self._roles:
             allowed = ", ".join(self._roles)

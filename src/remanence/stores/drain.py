@@ -21,34 +21,17 @@ from msgspec.structs import replace
 
 from remanence import events
 from remanence.errors import WorldError
-from remanence.model import (
-    CONFLICT,
-    DUPLICATE,
-    OK,
-    PASSED,
-    REFUSED,
-    STALE,
-    Append,
-    Batch,
-    Outcome,
-    Patch,
-    Receipt,
-    Record,
-    Touch,
-    Watermark,
-)
+from remanence.model import DUPLICATE, Batch, Op, Outcome, Patch, Watermark
 from remanence.protocols import Fetch, Flight, Length, Runtime, Store
 from remanence.settings import Settings
 from remanence.stores.clock import StoreClock
-from remanence.stores.fates import APPLIED, DEAD, UNKNOWN, fate
+from remanence.stores.dating import Dating
 from remanence.stores.journal import Journal
-from remanence.stores.known import Document, Knowledge, Known, of_record
-from remanence.stores.resolve import NOTHING, Intent, Resolution, lifetime, needed, remaining, resolve
+from remanence.stores.known import Known
+from remanence.stores.resolve import Resolution, needed, resolve
 from remanence.stores.rows import Draft, Lineage, Row, Settled
-from remanence.wire import codec
+from remanence.stores.settling import Settling
 
-LIVE_SECONDS = 2.0
-"""A first attempt this soon after journalling counts as made now: the writer's clock has no say in it."""
 OVERLAPPED = 65536
 """Bytes that a socket takes at once: more would have to wait for the store before it is on the disk."""
 
@@ -58,7 +41,8 @@ class Load(msgspec.Struct):
 
     lineage: Lineage
     rows: list[Row]
-    resolutions: list[Resolution]
+    resolutions: Sequence[Resolution]
+    """None where there are no patches among the rows."""
     batch: Batch
     started: float
 
@@ -88,17 +72,16 @@ class Drain:
         self._runtime = runtime
         self._settings = settings
         self._tell = tell
-        self._settled = settled
         self._mutex = mutex
         self._nonce = ""
         self._generation = -1
-        self._dated: dict[str, tuple[int, int]] = {}
         self._recent: deque[Row] = deque()
         self._recent_bytes = 0
-        self._sent_to: dict[str, int] = {}
         self._flight: Flight | None = None
-        self._sent: tuple[str, int, Sequence[Resolution]] = ("", 0, ())
-        self._documents: dict[str, Document] = {}
+        self._sent: Load | None = None
+        self._dating = Dating(self.clock, runtime)
+        self.age = self._dating.age
+        self._settling = Settling(journal, known, runtime, tell, settled)
         self._common: dict[str, tuple[int, int, str]] = {}
 
     def journalled(self, rows: Sequence[Row]) -> None:
@@ -121,7 +104,7 @@ class Drain:
         self._recall()
         if renew or not self._nonce:
             self._nonce = self._runtime.random_bytes(9).hex()
-            self._documents.clear()
+            self._settling.documents.clear()
         self.opened = False
         lineages = [lineage for lineage in self.journal.lineages if lineage.count]
         if not lineages:  # nothing to compare: leave no watermark behind, only see whether somebody answers
@@ -195,10 +178,10 @@ class Drain:
             outcomes = [codes.get(seq, DUPLICATE) for seq in range(first, first + len(rows))]
             # why an edit was refused and what it returned is known where this process sent it; but not what the
             # record is now: a copy of this journal may have been quicker, with another document in hand
-            name, at, sent = self._sent
-            known = dict(enumerate(sent, at)) if name == lineage.name else {}
-            told = [known.get(seq) for seq in range(first, first + len(rows))]
-            self._settle(lineage, rows, outcomes, [each and replace(each, after=None) for each in told])
+            sent = self._sent
+            ours = dict(enumerate(sent.resolutions, sent.batch.first)) if sent and sent.lineage is lineage else {}
+            told = [ours.get(seq) for seq in range(first, first + len(rows))]
+            self._settling.settle(lineage, rows, outcomes, [each and replace(each, after=None) for each in told])
 
     async def _diverged(self, lineage: Lineage, mark: Watermark, deadline: float) -> None:
         """The store followed another copy of this journal, or writes that our file has lost."""
@@ -247,11 +230,11 @@ class Drain:
                 return
             rows = self._rows(lineage, self._settings.batch_ops)
             self._tell_unreadable()
-            intents = self._intents(lineage, rows)
-            wanted = [key for key in needed([row.write for row in rows]) if not self._at_hand(key)]
+            intents = self._dating.intents(lineage, rows)
+            wanted = [key for key in needed([row.write for row in rows]) if not self._settling.at_hand(key)]
         if wanted:
             await self._fetch(wanted, deadline)
-        load = self._load(lineage, rows, intents)
+        load = self._load(lineage, rows, resolve(intents, self._settling.documents, self._settings.value_bytes))
         self._take(load, await self._store.apply(load.batch, deadline))
 
     def post(self, draft: Draft, deadline: float) -> "Load | None":
@@ -270,11 +253,16 @@ class Drain:
             or journal.pending
         ):
             return None
-        for row in rows:
-            if type(row.write) is Patch and not self._at_hand(row.write.key):
+        patches = [row.write.key for row in rows if type(row.write) is Patch]
+        for key in patches:
+            if not self._settling.at_hand(key):
                 return None
         lineage = journal.lineages[-1]
-        load = self._load(lineage, rows, self._fresh(lineage, rows))
+        if patches:
+            intents = self._dating.intents(lineage, rows)
+            load = self._load(lineage, rows, resolve(intents, self._settling.documents, self._settings.value_bytes))
+        else:
+            load = self._load(lineage, rows, (), self._dating.fresh(lineage, rows))
         self._recall()
         flight = self._flight = self._store.flight(load.batch, deadline)
         try:
@@ -301,36 +289,19 @@ class Drain:
         """Nobody waits any more for what `post` sent. Where it was not even journalled, others get its numbers."""
         self.opened = False
         if not journalled:
-            self._sent_to[load.lineage.name] = load.batch.first - 1
+            self._dating.unsent(load.lineage, load.batch.first - 1)
         self._recall()
 
-    def _at_hand(self, key: str) -> bool:
-        """Whether a patch of `key` can be tried without asking what is there: if it is outdated, the store says so."""
-        if key not in self._documents:
-            found = self.known.document(key)
-            if found is None:
-                return False
-            self._keep(key, found)
-        return True
-
-    def _load(self, lineage: Lineage, rows: list[Row], intents: Sequence[Intent]) -> "Load":
-        resolutions = resolve(intents, self._documents, self._settings.value_bytes)
-        name, first = lineage.name, rows[0].n - lineage.first + 1
-        self._sent_to[name] = max(self._sent_to.get(name, 0), first + len(rows) - 1)
-        ops = [resolution.op for resolution in resolutions]
-        batch = Batch(name, self._nonce, first, ops, self._previous(lineage) if first == 1 else None)
-        self._sent = name, first, resolutions
-        return Load(lineage, rows, resolutions, batch, self._runtime.monotonic())
-
-    def _fresh(self, lineage: Lineage, rows: Sequence[Row]) -> list[Intent]:
-        """As `_intents`, of rows made this moment, when the store's clock is known."""
-        at = self._dated.get(lineage.name, (0, 0))[1]
-        intents = []
-        for row in rows:
-            at = row.hlc if row.hlc > at else at + 1
-            intents.append(Intent(row.op_id, at, row.write, True, lifetime(row.write)))
-        self._dated[lineage.name] = rows[-1].n - lineage.first + 1, at
-        return intents
+    def _load(
+        self, lineage: Lineage, rows: list[Row], resolutions: Sequence[Resolution], ops: Sequence[Op] = ()
+    ) -> "Load":
+        first = rows[0].n - lineage.first + 1
+        self._dating.sent(lineage, first + len(rows) - 1)
+        if resolutions:
+            ops = [resolution.op for resolution in resolutions]
+        batch = Batch(lineage.name, self._nonce, first, ops, self._previous(lineage) if first == 1 else None)
+        self._sent = load = Load(lineage, rows, resolutions, batch, self._runtime.monotonic())
+        return load
 
     def _rows(self, lineage: Lineage, most: int, *, exact: bool = False) -> list[Row]:
         """The next rows to send: those at hand if they are the ones, else from the file."""
@@ -355,39 +326,6 @@ class Drain:
             row = self.journal.unreadable.pop()
             self._tell.tell(events.DeadLettered(row.write.key, row.op_id, "its row in the journal cannot be read"))
 
-    def _intents(self, lineage: Lineage, rows: Sequence[Row]) -> list[Intent]:
-        same_start = self._same_start(lineage)
-        now = self._runtime.boottime() if same_start else self._runtime.wall()
-        sent_to = self._sent_to.get(lineage.name, 0)
-        before, at = self._dated.get(lineage.name, (0, 0))
-        intents = []
-        for row in rows:
-            seq = row.n - lineage.first + 1
-            age = max(0.0, now - (row.boot if same_start else row.wall))
-            # of an earlier start the wall clock alone tells the age, and it may have been set back since
-            live = same_start and age < LIVE_SECONDS and seq > sent_to
-            hlc = self.clock.dated(row, same_start=same_start)
-            if before < seq and hlc <= at:  # however our clock was put right: what was written later stays later
-                hlc = at + 1
-            before, at = seq, hlc
-            ttl = lifetime(row.write)
-            if ttl > 0:
-                left = remaining(ttl, age)
-                # what was made just now lives as long as was asked for, unless it was seen to have passed here
-                ttl = left if age >= LIVE_SECONDS or left == PASSED else ttl
-            intents.append(Intent(row.op_id, hlc, row.write, live, ttl))
-        self._dated[lineage.name] = before, at
-        return intents
-
-    def _same_start(self, lineage: Lineage) -> bool:
-        return bool(lineage.boot_id) and lineage.boot_id == self._runtime.boot_id()
-
-    def age(self, lineage: Lineage, row: Row) -> float:
-        """Seconds since a row was made: by the boot clock within one start, else by the wall clock."""
-        if self._same_start(lineage):
-            return max(0.0, self._runtime.boottime() - row.boot)
-        return max(0.0, self._runtime.wall() - row.wall)
-
     def _previous(self, lineage: Lineage) -> tuple[str, int] | None:
         """The nearest lineage before this one that has writes, and how many."""
         at = self.journal.lineages.index(lineage)
@@ -397,12 +335,7 @@ class Drain:
     async def _fetch(self, keys: Sequence[str], deadline: float) -> None:
         told, _ = await self._store.read([Fetch(key) for key in keys], deadline)
         for key, each in zip(keys, told, strict=True):
-            if each is None:
-                self._documents[key] = NOTHING
-            elif isinstance(each, Record):
-                self._documents[key] = of_record(each)
-            else:  # of another kind: the store will say so
-                self._documents[key] = Document(None, "?")
+            self._settling.fetched(key, each)
 
     # --- settling -------------------------------------------------------------------------------
 
@@ -414,85 +347,10 @@ class Drain:
         done = len(outcome.results)
         with self._mutex:
             self.highest = max(self.highest, outcome.highest)
-            self._settle(load.lineage, load.rows[:done], outcome.results, load.resolutions[:done])
+            self._settling.settle(load.lineage, load.rows[:done], outcome.results, load.resolutions, load.batch.ops)
             if outcome.moved:
-                self._moved(load, done, outcome.current)
+                self._dating.unsent(load.lineage, load.lineage.acked)  # what came behind was not tried
+                self._settling.moved(load.rows[done].write.key, outcome.current)
             if self._tell.counted(events.Applied, done):
                 seconds = self._runtime.monotonic() - load.started
                 self._tell.spread(events.Applied(done, seconds, self.journal.pending))
-
-    def _moved(self, load: "Load", done: int, current: bytes | None) -> None:
-        """The batch ended at a record that is not what it was thought to be."""
-        self._sent_to[load.lineage.name] = load.lineage.acked  # what came behind was not tried
-        key = load.rows[done].write.key
-        self._documents[key] = NOTHING
-        if current is not None:
-            body, etag, hlc = codec.split(current)
-            self._documents[key] = Document(body, etag, hlc)
-
-    def _settle(
-        self,
-        lineage: Lineage,
-        rows: Sequence[Row],
-        codes: Sequence[str],
-        resolutions: Sequence[Resolution | None],
-    ) -> None:
-        settled: list[Settled] = []
-        wall, size = self._runtime.wall(), 0
-        for row, code, resolution in zip(rows, codes, resolutions, strict=True):
-            if code == OK and resolution is not None and not resolution.rejection:
-                receipt = Receipt("applied", row.op_id, resolution.result)
-            else:
-                receipt = self._judge(row, code, resolution.rejection if resolution else "")
-            settled.append((row.n, receipt))
-            self._remember(row, code, resolution, wall)
-            size += row.size
-        self.journal.acknowledge(lineage, lineage.acked + len(rows), size)
-        self._settled(settled)
-
-    def _keep(self, key: str, document: Document) -> None:
-        """Keep a small document at hand: the next patch of it then needs no trip to read it."""
-        documents = self._documents
-        if len(document.body or b"") > 65536:
-            documents.pop(key, None)
-            return
-        if len(documents) >= 256 and key not in documents:
-            documents.clear()
-        documents[key] = document
-
-    def _judge(self, row: Row, code: str, rejection: str) -> Receipt:
-        kind, reason = fate(code, rejection)
-        if kind == APPLIED:
-            return Receipt("applied", row.op_id)
-        if kind == UNKNOWN:
-            return Receipt("journalled", row.op_id)
-        key, op_id = row.write.key, row.op_id
-        if kind == DEAD:
-            self._tell.tell(events.DeadLettered(key, op_id, reason))
-        else:
-            stale = kind == STALE
-            self._tell.tell(events.WriteStale(key, op_id) if stale else events.WriteRejected(key, op_id, reason))
-        self.journal.record(row, kind, reason)
-        return Receipt("rejected", op_id, reason=kind if kind in (CONFLICT, STALE) else reason)
-
-    def _remember(self, row: Row, code: str, resolution: Resolution | None, wall: float) -> None:
-        """Keep what the store now holds of the key, as far as the reply tells."""
-        write, after = row.write, resolution.after if resolution is not None else None
-        ttl = lifetime(write)
-        expires = row.wall + ttl / 1000 if ttl > 0 else None
-        if code == OK and after is not None:
-            if write.key in self._documents or type(write) is Patch:
-                self._keep(write.key, after)
-            self.known.put(write.key, Knowledge(row.n, after, wall, expires))
-        elif code == REFUSED:
-            return
-        elif code in (OK, DUPLICATE) and isinstance(write, Append):
-            self.known.extend(write.key, row.n, write.items, wall, expires)
-        elif code != OK or resolution is None:
-            self._documents.pop(write.key, None)
-            if code not in (OK, DUPLICATE) and not isinstance(write, Append):
-                self.known.forget([write.key])
-        elif isinstance(write, Touch):
-            before = self.known.get(write.key)
-            if before is not None:
-                self.known.put(write.key, replace(before, n=row.n, expires=expires))

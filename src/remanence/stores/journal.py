@@ -12,9 +12,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from remanence.errors import JournalFull, RemanenceError
-from remanence.model import Blank, Put, Write
+from remanence.model import Blank, Write
 from remanence.protocols import Runtime
-from remanence.stores.rows import Draft, Lineage, Outcome, Row, encode, read_row
+from remanence.stores.rows import Draft, Lineage, Outcome, Row, encode, is_blind, read_row
 from remanence.wire.sqlite import AlreadyThere, Database, FileDamaged, free_bytes
 
 SCHEMA = 1
@@ -142,25 +142,28 @@ class Journal:
         active, total = self.lineages[-1], 0
         n = active.first + active.count - 1
         rows: list[Row] = []
-        stored: list[tuple[Any, ...]] = []
+        encoded: list[bytes] = []
         for op_id, hlc, write in entries:
             n += 1
             data = encode(write)
             size = len(data)
             total += size
-            blind = type(write) is Put and write.base is None
-            stored.append((n, op_id, hlc, write.key, data, wall, boot, blind))
+            encoded.append(data)
             rows.append(Row(n, op_id, hlc, write, wall, boot, size))
-        return Draft(rows, stored, total)
+        return Draft(rows, encoded, total)
 
     def commit(self, draft: Draft) -> None:
         """Make it so, all or none. Raises `AlreadyThere` where another process took these numbers."""
-        if len(draft.stored) == 1:
-            self._database.change(INSERT, draft.stored[0])
+        stored = [
+            (row.n, row.op_id, row.hlc, row.write.key, data, row.wall, row.boot, is_blind(row.write))
+            for row, data in zip(draft.rows, draft.encoded, strict=True)
+        ]
+        if len(stored) == 1:
+            self._database.change(INSERT, stored[0])
         else:
             with self._database.transaction():
-                self._database.many(INSERT, draft.stored)
-        self.lineages[-1].count += len(draft.rows)
+                self._database.many(INSERT, stored)
+        self.lineages[-1].count += len(stored)
         self.pending_bytes += draft.size
         self.retained_bytes += draft.size
 

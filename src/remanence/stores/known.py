@@ -16,6 +16,9 @@ TAIL_ITEMS = 200
 """Items of a list's end that are remembered: several context windows of messages."""
 LEAST = 200
 """About how many bytes an entry takes in memory beside what is in it."""
+LATELY = 64
+BIG = 65536
+"""Entries that wait to be filed, and bytes of one that does not wait."""
 _encoder = msgspec.msgpack.Encoder()
 
 
@@ -59,10 +62,13 @@ class Known:
         self._entries: OrderedDict[str, Knowledge] = OrderedDict()
         self._sizes: dict[str, int] = {}
         self._dirty: set[str] = set()
+        self._lately: dict[str, Knowledge] = {}
+        """What was put since the last look: of many writes to a key only the last need be filed."""
         self._ageless: set[str] = set()
 
     def get(self, key: str) -> Knowledge | None:
         """What is known of `key`, from memory or disk."""
+        self._file()
         found = self._entries.get(key)
         if found is not None:
             self._entries.move_to_end(key)
@@ -75,6 +81,7 @@ class Known:
 
     def document(self, key: str) -> Document | None:
         """A record as memory alone holds it: cheap enough to ask on each write."""
+        self._file()
         found = self._entries.get(key)
         return found.entry if found is not None and isinstance(found.entry, Document) else None
 
@@ -89,13 +96,19 @@ class Known:
 
     def put(self, key: str, knowledge: Knowledge) -> None:
         """Remember, newest last; what no longer fits in memory goes to disk."""
-        if not self._records:
-            return
-        entry = knowledge.entry
-        size = LEAST + len(entry.body or b"") if isinstance(entry, Document) else _size(entry)
-        self._hold(key, knowledge, size)
-        if self._size > self._budget:
-            self._fit()
+        if self._records:
+            self._lately[key] = knowledge
+            body = getattr(knowledge.entry, "body", None)
+            if len(self._lately) >= LATELY or (body is not None and len(body) > BIG):
+                self._file()
+
+    def _file(self) -> None:
+        if self._lately:
+            lately, self._lately = self._lately, {}
+            for key, knowledge in lately.items():
+                self._hold(key, knowledge, _size(knowledge.entry))
+            if self._size > self._budget:
+                self._fit()
 
     def _hold(self, key: str, knowledge: Knowledge, size: int) -> None:
         self._size += size - self._sizes.get(key, 0)
@@ -137,6 +150,7 @@ class Known:
 
     def forget(self, keys: Sequence[str]) -> None:
         """Drop entries whose basis is gone."""
+        self._file()
         for key in keys:
             self._release(key)
             self._dirty.discard(key)
@@ -144,6 +158,7 @@ class Known:
 
     def dirty(self, most: int) -> list[str]:
         """Keys not yet on disk."""
+        self._file()
         return [key for key, _ in zip(self._dirty, range(most), strict=False)]
 
     def save(self, keys: Sequence[str]) -> None:
@@ -167,7 +182,7 @@ class Known:
 
     def keys(self, prefix: str) -> list[str]:
         """Keys that are known to exist and begin with `prefix`."""
-        self.save(list(self._dirty))
+        self.save(self.dirty(1 << 30))
         rows = self._database.run(
             "SELECT key, entry FROM known WHERE key >= ? AND substr(key, 1, ?) = ?",
             (prefix, len(prefix), prefix),

@@ -37,7 +37,6 @@ from remanence.stores.tickets import Ticket, Waiting
 from remanence.wire.identity import op_id
 from remanence.wire.sqlite import AlreadyThere, FileDamaged
 
-
 class ResilientStore:
     """A `Gateway` over a journal and a store. One per process and deployment."""
 

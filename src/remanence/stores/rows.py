@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from remanence.model import Receipt, Write
+from remanence.model import Put, Receipt, Write
 from remanence.wire.sqlite import FileDamaged
 
 encode = msgspec.msgpack.Encoder().encode
@@ -74,11 +74,16 @@ Settled = tuple[int, Receipt]
 
 
 class Draft(msgspec.Struct, frozen=True):
-    """Rows about to be committed, and how the file will have them."""
+    """Rows about to be committed, and their writes as the file will have them."""
 
     rows: list[Row]
-    stored: list[tuple[Any, ...]]
+    encoded: list[bytes]
     size: int
+
+
+def is_blind(write: Write) -> bool:
+    """Whether a write replaces a whole record whatever it was."""
+    return type(write) is Put and write.base is None
 
 
 def read_row(raw: Sequence[Any]) -> Row:

@@ -134,7 +134,6 @@ class _Walk:
 
 _EXACT: Final = frozenset({str, int, float, bool, type(None)})
 _QUICK: Final = frozenset({int, float, bool})
-_KEYS: Final = frozenset({str})
 _WORD: Final = 1 << 60  # NaN is not below it either
 
 
@@ -156,10 +155,11 @@ def _ordinary(value: Any, depth: int, limit: int) -> bool:
         left -= len(each)
         items: Any = each
         if type(each) is dict:
-            if not _KEYS.issuperset(map(type, each)):
-                return False
-            left -= sum(map(len, each))
             items = each.values()
+            for key in each:
+                if type(key) is not str:
+                    return False
+                left -= len(key)
         for item in items:
             kind = type(item)
             if kind is str:

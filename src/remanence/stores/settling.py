@@ -1,0 +1,167 @@
+"""What becomes of rows once the store has answered: for their callers, for people, and for later reads."""
+
+from collections.abc import Callable, Sequence
+
+from msgspec.structs import replace
+
+from remanence import events
+from remanence.model import (
+    CONFLICT,
+    DUPLICATE,
+    OK,
+    PASSED,
+    REFUSED,
+    STALE,
+    Append,
+    Delete,
+    Op,
+    Patch,
+    Put,
+    Receipt,
+    Record,
+    Touch,
+)
+from remanence.protocols import Runtime, Told
+from remanence.stores.fates import APPLIED, DEAD, UNKNOWN, fate
+from remanence.stores.journal import Journal
+from remanence.stores.known import Document, Knowledge, Known, of_record
+from remanence.stores.resolve import NOTHING, Resolution
+from remanence.stores.rows import Lineage, Row, Settled
+from remanence.wire import codec
+
+MOST_DOCUMENTS = 256
+MOST_BYTES = 65536
+"""Documents at hand, and how long one may be: the records that patches are made to again and again."""
+
+
+class Settling:
+    """Of one journal. Not thread-safe: its owner holds a mutex around each call."""
+
+    def __init__(
+        self,
+        journal: Journal,
+        known: Known,
+        runtime: Runtime,
+        tell: events.Events,
+        settled: Callable[[Sequence[Settled]], None],
+    ) -> None:
+        """`settled` is called with what became of rows, in order, once each."""
+        self.documents: dict[str, Document] = {}
+        """What the store has of some records, as far as we know: what the next patch of them is tried on."""
+        self._journal = journal
+        self._known = known
+        self._runtime = runtime
+        self._tell = tell
+        self._settled = settled
+
+    # --- documents ------------------------------------------------------------------------------
+
+    def at_hand(self, key: str) -> bool:
+        """Whether a patch of `key` can be tried without asking what is there: if it is outdated, the store says so."""
+        if key not in self.documents:
+            found = self._known.document(key)
+            if found is None:
+                return False
+            self._keep(key, found)
+        return True
+
+    def fetched(self, key: str, told: Told) -> None:
+        """The store was asked for a record."""
+        if told is None:
+            self.documents[key] = NOTHING
+        elif isinstance(told, Record):
+            self.documents[key] = of_record(told)
+        else:  # of another kind: the store will say so
+            self.documents[key] = Document(None, "?")
+
+    def moved(self, key: str, current: bytes | None) -> None:
+        """The store met another version of a record than the one a patch was made on."""
+        self.documents[key] = NOTHING
+        if current is not None:
+            body, etag, hlc = codec.split(current)
+            self.documents[key] = Document(body, etag, hlc)
+
+    def _keep(self, key: str, document: Document) -> None:
+        documents = self.documents
+        if len(document.body or b"") > MOST_BYTES:
+            documents.pop(key, None)
+            return
+        if len(documents) >= MOST_DOCUMENTS and key not in documents:
+            documents.clear()
+        documents[key] = document
+
+    # --- fates ----------------------------------------------------------------------------------
+
+    def settle(
+        self,
+        lineage: Lineage,
+        rows: Sequence[Row],
+        codes: Sequence[str],
+        resolutions: Sequence[Resolution | None],
+        ops: Sequence[Op] = (),
+    ) -> None:
+        """The next rows of a lineage have these results.
+
+        `resolutions` says what they were sent as, where this process knows it; or, where there are no patches
+        among them, `ops` does.
+        """
+        settled: list[Settled] = []
+        wall, size = self._runtime.wall(), 0
+        for i, row in enumerate(rows):
+            told = resolutions[i] if resolutions else None
+            sent = told is not None or bool(ops)
+            after = told.after if told is not None else left_by(ops[i]) if ops else None
+            if codes[i] == OK and sent and not (told and told.rejection):
+                receipt = Receipt("applied", row.op_id, told.result if told is not None else None)
+            else:
+                receipt = self._judge(row, codes[i], told.rejection if told is not None else "")
+            settled.append((row.n, receipt))
+            self._remember(row, codes[i], after, wall, sent=sent)
+            size += row.size
+        self._journal.acknowledge(lineage, lineage.acked + len(rows), size)
+        self._settled(settled)
+
+    def _judge(self, row: Row, code: str, rejection: str) -> Receipt:
+        kind, reason = fate(code, rejection)
+        if kind == APPLIED:
+            return Receipt("applied", row.op_id)
+        if kind == UNKNOWN:
+            return Receipt("journalled", row.op_id)
+        key, op_id = row.write.key, row.op_id
+        if kind == DEAD:
+            self._tell.tell(events.DeadLettered(key, op_id, reason))
+        else:
+            stale = kind == STALE
+            self._tell.tell(events.WriteStale(key, op_id) if stale else events.WriteRejected(key, op_id, reason))
+        self._journal.record(row, kind, reason)
+        return Receipt("rejected", op_id, reason=kind if kind in (CONFLICT, STALE) else reason)
+
+    def _remember(self, row: Row, code: str, after: Document | None, wall: float, *, sent: bool) -> None:
+        """Keep what the store now holds of the key, as far as the reply tells."""
+        write, known = row.write, self._known
+        key, ttl = write.key, getattr(write, "ttl", 0)
+        expires = row.wall + ttl / 1000 if ttl > 0 else None
+        if code == OK and after is not None:
+            if key in self.documents or type(write) is Patch:
+                self._keep(key, after)
+            known.put(key, Knowledge(row.n, after, wall, expires))
+        elif code == REFUSED:
+            return
+        elif code in (OK, DUPLICATE) and isinstance(write, Append):
+            known.extend(key, row.n, write.items, wall, expires)
+        elif code != OK or not sent:
+            self.documents.pop(key, None)
+            if code not in (OK, DUPLICATE) and not isinstance(write, Append):
+                known.forget([key])
+        elif isinstance(write, Touch):
+            before = known.get(key)
+            if before is not None:
+                known.put(key, replace(before, n=row.n, expires=expires))
+
+
+def left_by(op: Op) -> Document | None:
+    """The record as an op leaves it; None for what is no record."""
+    write = op.write
+    if type(write) is Put:
+        return NOTHING if write.ttl == PASSED else Document(write.body, op.op_id, op.hlc)
+    return NOTHING if type(write) is Delete else None
