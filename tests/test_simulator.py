@@ -253,7 +253,7 @@ MUTANTS = {
     "a server that forgot is not told again": Mutant(replaced(drain.Drain, "_rewind", nothing), "failover"),
     "a server that forgot is told again in silence": Mutant(rewound_in_silence, "failover"),
     "many send at once": Mutant(
-        replaced(ResilientStore, "_leader", property(nothing, nothing)), "late, twice, reply lost, partition"
+        replaced(ResilientStore, "leader", property(nothing, nothing)), "late, twice, reply lost, partition"
     ),
     "only lineages with pending rows are compared": Mutant(handshake_of_the_pending, "failover, power"),
     "the last write is not compared": Mutant(replaced(drain.Drain, "_same", lambda *_: True), "restore"),

@@ -75,7 +75,7 @@ class Keeper:
         contact, now = self._owner.contact, self._runtime.monotonic()
         if not contact.available:
             return max(0.001, contact.retry_at - now)
-        if self._owner.journal.pending and not self._owner.leading:
+        if self._owner.journal.pending and self._owner.leader is None:
             return 0.001
         return min(TIDY_SECONDS, self._owner.settings.heartbeat)
 

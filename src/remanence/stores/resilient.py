@@ -15,7 +15,6 @@ from remanence import events
 from remanence.errors import (
     Closed,
     DeadlineExceeded,
-    JournalFull,
     Misconfigured,
     RemanenceError,
     WorldError,
@@ -25,17 +24,17 @@ from remanence.protocols import Ack, Ask, Runtime, Signal, Status, Store
 from remanence.settings import Settings
 from remanence.stores.contact import Contact, status
 from remanence.stores.drain import Drain, Load
+from remanence.stores.intake import Intake
 from remanence.stores.journal import Journal
 from remanence.stores.keeper import Keeper
 from remanence.stores.known import Known
-from remanence.stores.pruning import make_room
 from remanence.stores.reader import Reader
-from remanence.stores.room import Room
-from remanence.stores.rows import Draft, Row, Settled
+from remanence.stores.rows import Settled
 from remanence.stores.shelf import Shelf
 from remanence.stores.tickets import Ticket, Waiting
 from remanence.wire.identity import op_id
-from remanence.wire.sqlite import AlreadyThere, FileDamaged
+from remanence.wire.sqlite import FileDamaged
+
 
 class ResilientStore:
     """A `Gateway` over a journal and a store. One per process and deployment."""
@@ -51,14 +50,14 @@ class ResilientStore:
         self.mutex = runtime.mutex()
         self.closed = False
         self._ack = settings.ack if settings.fallback else "store"
-        self._leader: object | None = None
-        self._waiting = Waiting()
-        self._queue: list[Ticket] = []
+        self.leader: object | None = None
+        """Whoever talks to the store for the journal of this process."""
+        self.waiting = Waiting()
         self.drain = self._drain_of(shelf.own())
         self.adopted: list[Drain] = []
         self.keeper = Keeper(self)
         self._reader = Reader(self)
-        self._room = Room(settings, self.mutex, tell)
+        self._intake = Intake(self)
 
     def _drain_of(self, journal: Journal) -> Drain:
         known = Known(journal.database, records=self.settings.local_records)
@@ -104,20 +103,13 @@ class ResilientStore:
         wanted = ack or self._ack
         patience = self.settings.deadline if deadline is None else deadline
         limit = self.runtime.monotonic() + patience
-        if self._room.lacking(self.drain.journal, len(writes)) and not await self._admitted(writes, limit):
+        if not await self._intake.admitted(writes, limit):
             return [Receipt("rejected", "", reason="dropped: the journal is full") for _ in writes]
         random_bytes = self.runtime.random_bytes
         ticket = Ticket(writes, [op_id(random_bytes(16)) for _ in writes])
         ticket.prompt = wanted != "journal" and patience >= 0.8 * self.settings.deadline
         try:
-            self._queue.append(ticket)
-            await self.runtime.turn()
-            with self.mutex:
-                if self._queue:  # this one, and whatever others handed in at this moment
-                    queue, self._queue = self._queue, []
-                    self._commit_all(queue)
-            if ticket.error is not None:
-                raise ticket.error
+            await self._intake.take(ticket)
             self.keeper.start()
             if ticket.load is not None:
                 await self.runtime.shield(self._lead(limit, ticket))
@@ -137,7 +129,7 @@ class ResilientStore:
                     ". The write is journalled and will be applied",
                 )
             with self.mutex:
-                return self._waiting.receipts(ticket)
+                return self.waiting.receipts(ticket)
         except BaseException:
             self._forsake(ticket)
             raise
@@ -145,10 +137,9 @@ class ResilientStore:
     def _forsake(self, ticket: Ticket) -> None:
         """Its caller was interrupted anywhere: nobody is to wait for it, nor it for a place in the journal."""
         with self.mutex:
-            if ticket in self._queue:
-                self._queue.remove(ticket)
-            self._waiting.drop(ticket)
-            left_standing = self._leader is ticket and not ticket.sending
+            self._intake.withdraw(ticket)
+            self.waiting.drop(ticket)
+            left_standing = self.leader is ticket and not ticket.sending
             if left_standing and ticket.load is not None:
                 self.drain.give_up(ticket.load, journalled=True)
         if left_standing:
@@ -156,94 +147,19 @@ class ResilientStore:
         else:
             self._summon()
 
-    def _commit_all(self, tickets: Sequence[Ticket]) -> None:
-        """One transaction for all; where that fails, each for itself, so that none fails for another."""
-        try:
-            self._commit(tickets)
-        except Exception as error:
-            if len(tickets) == 1:
-                tickets[0].error = error
-                return
-            for ticket in tickets:
-                self._commit_all([ticket])
-
-    def _commit(self, tickets: Sequence[Ticket]) -> None:
-        drain, runtime = self.drain, self.runtime
-        wall, boot = runtime.wall(), runtime.boottime()
-        tick, highest = drain.clock.tick, drain.highest
-        entries: list[tuple[str, int, Write]] = []
-        for ticket in tickets:
-            for each, write in zip(ticket.op_ids, ticket.writes, strict=True):
-                entries.append((each, tick(highest, wall, boot), write))
-        draft = drain.journal.draft(entries, wall, boot)
-        leader = self._leader_to_be(tickets)
-        load = drain.post(draft, runtime.monotonic() + self.settings.deadline) if leader is not None else None
-        try:
-            rows = self._append(draft, entries)
-        except BaseException:
-            if load is not None:
-                drain.give_up(load, journalled=False)
-            raise
-        if load is None:
-            self.drain.journalled(rows)
-        elif rows is draft.rows and leader is not None:
-            leader.load, self._leader = load, leader
-        else:  # journalled under other numbers
-            drain.give_up(load, journalled=False)
-        n = rows[0].n
-        for ticket in tickets:
-            self._waiting.register(ticket, n)
-            n += ticket.left
-        if self.tell.counted(events.Journalled, len(rows)):
-            self.tell.spread(events.Journalled(len(rows), self.journal.pending))
-
-    def _leader_to_be(self, tickets: Sequence[Ticket]) -> Ticket | None:
-        """Who is to see to the answer, if what these tickets want can be sent while it is committed."""
-        if self._leader is None and self.contact.available:
-            for ticket in tickets:
-                if ticket.prompt and self._room.on_disk(self.journal, self.runtime.monotonic()):
-                    return ticket
-        return None
-
-    def _append(self, draft: Draft, entries: Sequence[tuple[str, int, Write]]) -> list[Row]:
-        try:
-            self.journal.commit(draft)
-            return draft.rows
-        except JournalFull:
-            make_room(self.journal)
-        except AlreadyThere:
-            pass  # the numbers are taken: others are found below
-        except FileDamaged as error:
-            if self.settings.on_corrupt == "raise":
-                raise
-            self._replace_journal(error)
-        return self.journal.append(entries)
-
-    def _replace_journal(self, error: FileDamaged) -> None:
-        """Go on with a new journal. What waits in the damaged one may be lost: its callers are told."""
+    def replace_journal(self, error: FileDamaged) -> None:
+        """Under the mutex: go on with a new journal. What waits in the damaged one may be lost: its callers are told."""
         self.drain = self._drain_of(self.shelf.replace(self.journal, str(error)))
-        self._waiting.fail(FileDamaged(f"{error}: it was set aside, and whether this write was applied is not known"))
+        self.waiting.fail(FileDamaged(f"{error}: it was set aside, and whether this write was applied is not known"))
 
     def _damaged(self, drain: Drain, error: FileDamaged) -> None:
         """A journal cannot be read any more while it is being sent."""
         with self.mutex:
             if drain is self.drain:
-                self._replace_journal(error)
+                self.replace_journal(error)
             elif drain in self.adopted:
                 self.adopted.remove(drain)
                 self.shelf.retire(drain.journal, str(error))
-
-    async def _admitted(self, writes: Sequence[Write], limit: float) -> bool:
-        """Whether the journal has room; past its limit the setting `on_full` decides."""
-        while self._room.lacking(self.journal, len(writes)):
-            if self.settings.on_full == "drop_new":
-                return False
-            if self.settings.on_full == "raise" or self.runtime.monotonic() >= limit:
-                raise self._room.refusal(self.journal)
-            self.keeper.start()
-            self.keeper.wake()
-            await self.runtime.sleep(0.01)
-        return True
 
     # --- sending --------------------------------------------------------------------------------
 
@@ -264,8 +180,8 @@ class ResilientStore:
     def _follow(self, ticket: Ticket) -> Signal | None:
         """None when the caller is to lead now; else the signal of its ticket, ready to wait for."""
         with self.mutex:
-            if ticket.prompt and self._leader is None:
-                self._leader = ticket
+            if ticket.prompt and self.leader is None:
+                self.leader = ticket
                 return None
             if ticket.signal is None:
                 ticket.signal = self.runtime.signal()
@@ -274,17 +190,12 @@ class ResilientStore:
                 ticket.signal.set()
             return ticket.signal
 
-    @property
-    def leading(self) -> bool:
-        """Whether somebody talks to the store for this journal."""
-        return self._leader is not None
-
     def take_lead(self, leader: object) -> bool:
         """Have `leader` be the one who talks to the store for this journal, if nobody is."""
         with self.mutex:
-            if self._leader is not None or self.closed:
+            if self.leader is not None or self.closed:
                 return False
-            self._leader = leader
+            self.leader = leader
             return True
 
     async def lead(self, limit: float, leader: object) -> None:
@@ -337,15 +248,15 @@ class ResilientStore:
     def pass_on(self, leader: object) -> None:
         """Let somebody else lead; nothing happens where `leader` does not any more."""
         with self.mutex:
-            if self._leader is leader:
-                self._leader = None
-            heir = self._waiting.heir()
+            if self.leader is leader:
+                self.leader = None
+            heir = self.waiting.heir()
         self._call(heir)
 
     def _summon(self) -> None:
         """Wake somebody who still waits, to lead, or the keeper when nobody does."""
         with self.mutex:
-            heir = self._waiting.heir()
+            heir = self.waiting.heir()
         self._call(heir)
 
     def _call(self, heir: Signal | None) -> None:
@@ -358,7 +269,7 @@ class ResilientStore:
         """The store did not answer, or refused: everybody who waits goes on with the journal."""
         self.contact.lost(error)
         with self.mutex:
-            waiting = self._waiting.signals()
+            waiting = self.waiting.signals()
         for signal in waiting:
             signal.set()
         self.keeper.start()
@@ -368,7 +279,7 @@ class ResilientStore:
         """Called by the drain under the mutex: hand each row's fate to whoever waits for it."""
         if journal is not self.journal:
             return  # set aside meanwhile: these numbers are other writes' now
-        self._waiting.settle(settled)
+        self.waiting.settle(settled)
 
     # --- reading --------------------------------------------------------------------------------
 
