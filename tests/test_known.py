@@ -87,6 +87,7 @@ def test_what_it_holds_is_counted(counts: list[int]):
         for n, count in enumerate(counts, 1):
             known.extend("a", n, (b"x" * 10,) * count, 0.0, None)
             known.put("b", Knowledge(n, Document(b"y" * count), 0.0))
+            known.get("b")  # files what was put
         if counts:
             items = known._entries["a"].entry.items  # type: ignore[union-attr]
             assert len(items) == min(TAIL_ITEMS, sum(counts))

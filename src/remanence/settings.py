@@ -123,13 +123,8 @@ class Settings:
         False, "REMANENCE_ALLOW_VOLATILE", "run without a journal where its folder cannot be used"
     )
     adopt: bool = option(True, "REMANENCE_ADOPT", "send what processes that ended left in the same folder")
-    batch_ops: int = option(
-        128,
-        "REMANENCE_BATCH_OPS",
-        "most writes in one trip: bounds the time the server is held",
-        least=1,
-        most=1000,
-    )
+    batch_ops: int = option(128, "REMANENCE_BATCH_OPS", "most writes in one trip to the server", least=1, most=1000)
+    linger: float = option(0.005, "REMANENCE_LINGER", "seconds unawaited writes may gather", least=0.0, most=60.0)
     batch_bytes: int = option(256 << 10, "REMANENCE_BATCH_BYTES", "most bytes in one trip", least=1024, most=64 << 20)
     pool: int = option(4, "REMANENCE_POOL", "connections for reads, beside the one that writes", least=1, most=1000)
     value_bytes: int = option(
@@ -270,6 +265,7 @@ class Options(TypedDict, total=False):
     allow_volatile: bool
     adopt: bool
     batch_ops: int
+    linger: float
     batch_bytes: int
     pool: int
     value_bytes: int
@@ -300,6 +296,11 @@ def mask_url(url: str) -> str:
     login, _, place = rest.rpartition("@")
     user = login.partition(":")[0] if ":" in login else ""
     return f"{scheme}://{user}:***@{place}"
+
+
+def surroundings() -> str:
+    """What ENVIRONMENT says this process runs in, "development" where it says nothing."""
+    return os.environ.get("ENVIRONMENT") or "development"
 
 
 def _build(cls: type[Settings], environ: Mapping[str, str], options: dict[str, Any]) -> tuple[Settings, dict[str, str]]:

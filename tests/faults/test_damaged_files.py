@@ -176,16 +176,13 @@ def test_t26_damage_in_use_is_met_once(server: Server, namespace: str):
 
 SHARING = """
 import sys
+from types import SimpleNamespace
 from remanence import Memory
 from remanence.model import Append
 from remanence.runtime.blocking import run
 from remanence.stores import shelf
 
-class NoLock:
-    def __init__(self, path): pass
-    def release(self, *, delete=False): pass
-
-shelf.Lock = NoLock
+shelf.fcntl = SimpleNamespace(flock=lambda *_: None, LOCK_EX=0, LOCK_NB=0)
 name, url, namespace, count, adopt = sys.argv[1:6]
 options = {"deadline": 0.5, "heartbeat": 0.2, "backoff_most": 0.1, "adopt": adopt == "yes"}
 memory = Memory(url=url, namespace=namespace, **options)

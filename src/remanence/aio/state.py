@@ -4,7 +4,7 @@ from typing import Unpack
 
 from remanence.aio.opening import AsyncOpened
 from remanence.engine import shared_async
-from remanence.faces.state import State
+from remanence.faces.state import State, named
 from remanence.settings import Options, Settings
 
 
@@ -38,4 +38,4 @@ class AsyncConversationMemory(AsyncOpened[State], State):
         """As `ConversationMemory`."""
         settings = Settings.at(redis_hostname, redis_port, redis_prefix=redis_prefix, **options)
         self._engine = shared_async(settings)
-        State.__init__(self, lambda: self._engine.gateway, settings, conversation_id)
+        State.__init__(self, lambda: self._engine.gateway, settings, named(conversation_id))

@@ -43,6 +43,7 @@ from remanence.protocols import Fetch, Gateway
 from remanence.settings import Settings
 from remanence.stores.edits import NOT_A_CONTAINER, PATH_GONE, edit
 from remanence.wire import codec
+from remanence.wire.checks import check
 from remanence.wire.clients import options_of_client
 from remanence.wire.keys import final
 
@@ -158,7 +159,7 @@ class Conversations(Face):
         """Checked by itself, so that an error names the place as the caller knows it."""
         if metadata is not None and not isinstance(metadata, dict):
             raise InvalidValue(f"metadata must be a dict, not {type(metadata).__name__}")
-        codec.check(metadata, depth=self._settings.depth, path="metadata")
+        check(metadata, depth=self._settings.depth, path="metadata")
         return metadata
 
     def _now(self) -> str:

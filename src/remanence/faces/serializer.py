@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from remanence.wire.codec import MOST_BYTES, pack, unpack
+from remanence.wire.checks import MOST_BYTES
+from remanence.wire.codec import pack, unpack
 
 
 class MemorySerializer:

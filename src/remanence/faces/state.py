@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from remanence.errors import (
     InvalidArgument,
+    InvalidKey,
     Missing,
     Rejected,
     Unavailable,
@@ -37,14 +38,18 @@ class State(Face):
     """Named values under one prefix, as coroutines. `AsyncMemory` and `Memory` are made of it."""
 
     def __init__(self, opener: Callable[[], Gateway], settings: Settings, conversation: str | None = None) -> None:
-        """Reads nothing. `conversation` puts every name under that id."""
+        """Reads nothing. `conversation` puts every name under that id. Raises `InvalidKey`."""
         super().__init__(opener, settings)
         self._shared = conversation is None
         limit = settings.key_bytes
         self._prefix = final(settings.redis_prefix, "redis_prefix", limit=limit)
         if conversation is not None:
             self._prefix += component(conversation, "conversation_id", limit=limit) + ":"
-        self._name_bytes = max(1, limit - len(self._prefix.encode()))
+        self._name_bytes = limit - len(self._prefix.encode())
+        if self._name_bytes < 1:
+            raise InvalidKey(
+                f"redis_prefix and conversation_id leave no room for a name within {limit} bytes (REMANENCE_KEY_BYTES)"
+            )
 
     def key_of(self, name: str) -> str:
         """The key of a name's value, as `redis-cli` sees it in the default namespace."""
@@ -130,7 +135,8 @@ class State(Face):
 
     def _edit_of(self, name: str, path: tuple[str | int, ...], verb: str, *args: Any) -> Edit:
         limit, depth = self._settings.value_bytes, self._settings.depth
-        return edit(("value", *path), verb, *args, name=name, limit=limit, depth=depth)
+        self.key_of(name)  # first: it says what is wrong with a name
+        return edit(("value", *path), verb, *args, name=name, hidden=1, limit=limit, depth=depth)
 
     async def _edit(self, name: str, change: Edit, default: bytes | None = None) -> Any:
         stamp = Edit(("last_modified",), "set", str(self._now()).join("[]").encode())
@@ -150,16 +156,29 @@ class State(Face):
     async def compare_and_set(
         self, name: str, expected: JSON, value: JSON, *, ttl: float | timedelta | None = None
     ) -> bool:
-        """Store `value` if the stored one equals `expected` (`remanence.MISSING`: if there is none); whether it did."""
+        """Store `value` if the stored one equals `expected` (`remanence.MISSING`: if there is none); whether it did.
+
+        Of several who expect the same, one is told True. Values are compared as JSON: true is not 1. Raises
+        `Unavailable` where the server cannot be asked; where it went away meanwhile, the error says that
+        nobody knows yet.
+        """
         key, body = self.key_of(name), self._body(name, value)
+        if expected is not MISSING:
+            expected = codec.decode(codec.encode(expected, limit=self._settings.value_bytes, path="expected"), name)
         for _ in range(ATTEMPTS):
-            record, _reading = await self._record(name)
+            record, reading = await self._record(name)
+            if reading.stale:
+                raise UnavailableAttribute("compare_and_set needs the server, which is away: nothing was written")
             if not _same(record, expected):
                 return False
             base = record.etag if record else ABSENT
             receipt = (await self._opener().write([Put(key, body, ttl_ms(ttl), base)]))[0]
-            if receipt.state != "rejected":
+            if receipt.state == "applied":
                 return True
+            if receipt.state == "journalled":
+                raise UnavailableAttribute(
+                    f"the server went away while {key} was written: whether it is will be known when it is back"
+                )
         return False
 
     async def update(self, name: str, function: Callable[[Any], JSON], default: Any = _RAISE) -> JSON:
@@ -280,6 +299,13 @@ class Editor:
         await self._do("reverse")
 
 
+def named(conversation_id: str) -> str:
+    """The id of a conversation: not None, which would be what everybody shares. Raises `InvalidKey`."""
+    if not isinstance(conversation_id, str):
+        raise InvalidKey(f"conversation_id must be text, not {type(conversation_id).__name__}")
+    return conversation_id
+
+
 @lru_cache(maxsize=1024)
 def _spelled(prefix: str, name: str, shared: bool, limit: int) -> str:
     """The key of a name, remembered: a memory's names are few and used again and again."""
@@ -300,12 +326,21 @@ MISSING: Final = _Missing()
 
 def _value(record: Record) -> JSON:
     document = codec.decode(record.body, record.key)
-    if isinstance(document, dict) and "value" in document and document.keys() <= {"value", "last_modified"}:
-        return document["value"]
-    return document  # written by others without the envelope
+    return document["value"] if codec.is_state(document) else document  # written by others without the envelope
 
 
 def _same(record: Record | None, expected: JSON) -> bool:
     if record is None or expected is MISSING:
         return record is None and expected is MISSING
-    return bool(_value(record) == expected)
+    return _equal(_value(record), expected)
+
+
+def _equal(one: JSON, other: JSON) -> bool:
+    """As JSON: true and 1 differ, 1 and 1.0 do not."""
+    if isinstance(one, dict) and isinstance(other, dict):
+        return one.keys() == other.keys() and all(_equal(one[key], other[key]) for key in one)
+    if isinstance(one, list) and isinstance(other, list):
+        return len(one) == len(other) and all(map(_equal, one, other))
+    if isinstance(one, bool) or isinstance(other, bool):
+        return one is other
+    return bool(one == other)

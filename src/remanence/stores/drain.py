@@ -230,11 +230,11 @@ class Drain:
                 return
             rows = self._rows(lineage, self._settings.batch_ops)
             self._tell_unreadable()
-            intents = self._dating.intents(lineage, rows)
-            wanted = [key for key in needed([row.write for row in rows]) if not self._settling.at_hand(key)]
+            intents, documents = self._dating.intents(lineage, rows), self._settling.documents
+            wanted = [key for key in needed([row.write for row in rows]) if key not in documents]
         if wanted:
             await self._fetch(wanted, deadline)
-        load = self._load(lineage, rows, resolve(intents, self._settling.documents, self._settings.value_bytes))
+        load = self._load(lineage, rows, resolve(intents, documents, self._settings.value_bytes))
         self._take(load, await self._store.apply(load.batch, deadline))
 
     def post(self, draft: Draft, deadline: float) -> "Load | None":
@@ -248,6 +248,7 @@ class Drain:
         if (
             not self.opened
             or self._generation != self._store.generation
+            or journal.shared
             or draft.size > OVERLAPPED
             or len(rows) > self._settings.batch_ops
             or journal.pending
@@ -255,7 +256,7 @@ class Drain:
             return None
         patches = [row.write.key for row in rows if type(row.write) is Patch]
         for key in patches:
-            if not self._settling.at_hand(key):
+            if key not in self._settling.documents:
                 return None
         lineage = journal.lineages[-1]
         if patches:

@@ -13,7 +13,8 @@ import msgspec
 
 from remanence.errors import InvalidArgument, InvalidValue
 from remanence.model import Edit
-from remanence.wire.codec import DEPTH, MOST_BYTES, encode, spell
+from remanence.wire.checks import DEPTH, MOST_BYTES, spell
+from remanence.wire.codec import encode
 
 OUT_OF_RANGE: Final = "index out of range"
 NO_MEMBER: Final = "no such member"
@@ -97,21 +98,24 @@ def edit(
     verb: str,
     *args: Any,
     name: str = "value",
+    hidden: int = 0,
     limit: int = MOST_BYTES,
     depth: int = DEPTH,
 ) -> Edit:
     """The edit that applies `verb` with `args`, which are encoded here, at `path` of a document.
 
-    Errors name the place as `name["a"][3]`: `InvalidValue` for an argument that JSON cannot hold or a
-    key that is not text, `ValueTooLarge` past `limit` bytes or `depth`. `InvalidArgument`: unknown verb.
+    Errors name the place as `name["a"][3]`, without the first `hidden` steps: `InvalidValue` for an argument
+    that JSON cannot hold or a key that is not text, `ValueTooLarge` past `limit` bytes or `depth`.
+    `InvalidArgument`: unknown verb.
     """
     if verb not in VERBS:
         raise InvalidArgument(f"unknown verb {verb!r}: one of {', '.join(VERBS)}")
     place = tuple(path)
+    seen = place[hidden:]
     if verb in _KEYED and args and not isinstance(args[0], str):
         kind = type(args[0]).__name__
-        raise InvalidValue(f"{spell(name, place)} has a key of type {kind}; keys of a JSON object are text")
-    inner = (*place, args[0]) if args and (verb in _KEYED or verb == "setitem") else place
+        raise InvalidValue(f"{spell(name, seen)} has a key of type {kind}; keys of a JSON object are text")
+    inner = (*seen, args[0]) if args and (verb in _KEYED or verb == "setitem") else seen
     shown = [spell(name, inner)] * len(args)
     texts = [encode(arg, limit=limit, depth=depth, path=at) for arg, at in zip(args, shown, strict=True)]
     return Edit(place, verb, b"[" + b",".join(texts) + b"]")

@@ -82,7 +82,7 @@ class Intake:
                 entries.append((each, tick(highest, wall, boot), write))
         draft = drain.journal.draft(entries, wall, boot)
         leader = self._leader_to_be(tickets)
-        load = drain.post(draft, runtime.monotonic() + self._settings.deadline) if leader is not None else None
+        load = drain.post(draft, leader.limit) if leader is not None else None
         try:
             rows = self._append(draft, entries)
         except BaseException:

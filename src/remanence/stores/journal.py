@@ -35,6 +35,8 @@ class Journal:
         database.script("journal.sql")
         self._check_version()
         self.clean = self._swap_clean(False)
+        self.shared = False
+        """Whether another process may write to this very file: then nothing leaves before it is committed."""
         self.lineages = self._load()
         if not self.lineages or self.active.print != fingerprint:
             self._begin(fingerprint)

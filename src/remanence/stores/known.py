@@ -79,12 +79,6 @@ class Known:
         n, data, wall, expires = rows[0]
         return Knowledge(n, _decoder.decode(data), wall, expires)
 
-    def document(self, key: str) -> Document | None:
-        """A record as memory alone holds it: cheap enough to ask on each write."""
-        self._file()
-        found = self._entries.get(key)
-        return found.entry if found is not None and isinstance(found.entry, Document) else None
-
     def heard(self, key: str, knowledge: Knowledge) -> None:
         """Remember what the server said; how long it lives is to be asked later (`ageless`)."""
         self._ageless.add(key)

@@ -101,13 +101,13 @@ class ResilientStore:
         if self.closed:
             raise Closed("this memory was closed: open a new one")
         wanted = ack or self._ack
-        patience = self.settings.deadline if deadline is None else deadline
-        limit = self.runtime.monotonic() + patience
+        limit = self._limit(deadline)
         if not await self._intake.admitted(writes, limit):
             return [Receipt("rejected", "", reason="dropped: the journal is full") for _ in writes]
         random_bytes = self.runtime.random_bytes
         ticket = Ticket(writes, [op_id(random_bytes(16)) for _ in writes])
-        ticket.prompt = wanted != "journal" and patience >= 0.8 * self.settings.deadline
+        ticket.limit = limit
+        ticket.prompt = wanted != "journal" and limit - self.runtime.monotonic() >= 0.8 * self.settings.deadline
         try:
             await self._intake.take(ticket)
             self.keeper.start()
@@ -148,7 +148,7 @@ class ResilientStore:
             self._summon()
 
     def replace_journal(self, error: FileDamaged) -> None:
-        """Under the mutex: go on with a new journal. What waits in the damaged one may be lost: its callers are told."""
+        """Go on with a new journal; under the mutex. Who waits for what was in the damaged one is told."""
         self.drain = self._drain_of(self.shelf.replace(self.journal, str(error)))
         self.waiting.fail(FileDamaged(f"{error}: it was set aside, and whether this write was applied is not known"))
 

@@ -137,7 +137,7 @@ def patched(write: Patch, body: bytes | None) -> tuple[bytes, Any]:
         document = codec.decode(start, write.key)
     except CorruptRecord:
         raise EditRejected("the stored value cannot be read") from None
-    if write.edits[0].path[:1] == ("value",) and not (isinstance(document, dict) and "value" in document):
+    if write.edits[0].path[:1] == ("value",) and not codec.is_state(document):
         document = {"value": document}  # stored by others, without the envelope of shared state
     document, result = apply_edits(document, write.edits)
     return msgspec.json.encode(document), result

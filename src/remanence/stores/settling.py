@@ -15,7 +15,6 @@ from remanence.model import (
     Append,
     Delete,
     Op,
-    Patch,
     Put,
     Receipt,
     Record,
@@ -47,7 +46,10 @@ class Settling:
     ) -> None:
         """`settled` is called with what became of rows, in order, once each."""
         self.documents: dict[str, Document] = {}
-        """What the store has of some records, as far as we know: what the next patch of them is tried on."""
+        """What the store has of some records, told within this session: what the next patch of them is tried on.
+
+        No longer, for a server that forgot may hold other content under the same etag: a patch made anew.
+        """
         self._journal = journal
         self._known = known
         self._runtime = runtime
@@ -55,15 +57,6 @@ class Settling:
         self._settled = settled
 
     # --- documents ------------------------------------------------------------------------------
-
-    def at_hand(self, key: str) -> bool:
-        """Whether a patch of `key` can be tried without asking what is there: if it is outdated, the store says so."""
-        if key not in self.documents:
-            found = self._known.document(key)
-            if found is None:
-                return False
-            self._keep(key, found)
-        return True
 
     def fetched(self, key: str, told: Told) -> None:
         """The store was asked for a record."""
@@ -142,8 +135,7 @@ class Settling:
         key, ttl = write.key, getattr(write, "ttl", 0)
         expires = row.wall + ttl / 1000 if ttl > 0 else None
         if code == OK and after is not None:
-            if key in self.documents or type(write) is Patch:
-                self._keep(key, after)
+            self._keep(key, after)
             known.put(key, Knowledge(row.n, after, wall, expires))
         elif code == REFUSED:
             return

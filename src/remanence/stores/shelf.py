@@ -24,7 +24,10 @@ are held already and would take none: another process of the machine may send th
 
 
 class Lock:
-    """An exclusive advisory lock on a file, held until released or the process ends."""
+    """An exclusive advisory lock on a file, held until released or the process ends.
+
+    `excludes`: whether it keeps others out. On some file systems anybody can have such a lock.
+    """
 
     def __init__(self, path: Path) -> None:
         """Raises BlockingIOError when another holds it."""
@@ -34,9 +37,20 @@ class Lock:
             fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if os.fstat(self._fd).st_nlink == 0:  # deleted by its last holder while we waited
                 raise BlockingIOError
+            self.excludes = not self._can_be_had()
         except BaseException:
             os.close(self._fd)
             raise
+
+    def _can_be_had(self) -> bool:
+        other = os.open(self._path, os.O_RDWR | os.O_CLOEXEC)
+        try:
+            fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            return False
+        finally:
+            os.close(other)
+        return True
 
     def release(self, *, delete: bool = False) -> None:
         """Let others have it; after `fork` this closes the child's share and leaves the parent's."""
@@ -128,6 +142,7 @@ class Shelf:
         except BaseException:
             lock.release()
             raise
+        journal.shared = not lock.excludes
         self._locks[str(path)] = lock
         return journal
 

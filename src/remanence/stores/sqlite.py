@@ -164,7 +164,7 @@ class SQLiteStore:
             try:
                 yield self._shelf(database)
             finally:
-                database.run("ROLLBACK")
+                database.roll_back()
 
     def _shelf(self, database: Database) -> "Shelf":
         return Shelf(database, self._micros() // 1000, self._tombstone_ms)

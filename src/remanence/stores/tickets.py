@@ -14,15 +14,28 @@ if TYPE_CHECKING:
 class Ticket:
     """A caller's writes on their way: which are settled, and the signal it waits for.
 
-    `prompt`: it waits for the store, and long enough to lead. `load`: its writes, and others', under way.
+    `prompt`: it waits for the store, until `limit`, and that is long enough to lead. `load`: its writes, and others', under way.
     """
 
-    __slots__ = ("error", "first", "left", "load", "op_ids", "prompt", "receipts", "sending", "signal", "writes")
+    __slots__ = (
+        "error",
+        "first",
+        "left",
+        "limit",
+        "load",
+        "op_ids",
+        "prompt",
+        "receipts",
+        "sending",
+        "signal",
+        "writes",
+    )
 
     def __init__(self, writes: Sequence[Write], op_ids: Sequence[str]) -> None:
         self.writes = writes
         self.op_ids = op_ids
         self.prompt = False
+        self.limit = 0.0
         self.first = 0
         self.receipts: list[Receipt] = []
         self.left = len(op_ids)
@@ -66,6 +79,11 @@ class Waiting:
         """Nobody waits for it any more."""
         for n in range(ticket.first, ticket.first + len(ticket.receipts)):
             self._tickets.pop(n, None)
+
+    @property
+    def nobody(self) -> bool:
+        """Whether nobody waits for a write to be settled."""
+        return self.heir() is None
 
     def signals(self) -> list[Signal]:
         """The signals that somebody waits for."""

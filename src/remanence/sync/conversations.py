@@ -1,6 +1,5 @@
 """`RedisWorkingMemoryManager`, `InMemoryManager` and `create_memory_manager`: conversation memory."""
 
-import os
 from collections.abc import Generator, Iterable, Sequence
 from datetime import timedelta
 from functools import cached_property
@@ -13,7 +12,7 @@ from remanence.errors import InvalidSetting
 from remanence.faces.conversation_types import Asked, ConversationMemoryType, IWorkingMemory
 from remanence.faces.conversations import Conversations, process_settings, server_settings
 from remanence.runtime.blocking import run
-from remanence.settings import Options
+from remanence.settings import Options, surroundings
 from remanence.sync.opening import Opened, blocking
 
 PRODUCTION = ("production", "prod")
@@ -159,7 +158,7 @@ def create_memory_manager(environment: str | None = None) -> RedisWorkingMemoryM
     "production": the server of REDIS_URL, memories live a day. Otherwise in this process, for an hour. Raises
     `InvalidSetting` for a word it does not know, rather than forget what was meant to last.
     """
-    given = os.environ.get("ENVIRONMENT") or "development" if environment is None else environment
+    given = surroundings() if environment is None else environment
     word = given.strip().lower() if isinstance(given, str) else ""
     if word in PRODUCTION:
         return RedisWorkingMemoryManager(ttl=86400)

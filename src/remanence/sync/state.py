@@ -8,7 +8,7 @@ from remanence.errors import InvalidKey, Rejected
 from remanence.faces.bound import is_same, plain
 from remanence.faces.live import wrap
 from remanence.faces.moves import Moves
-from remanence.faces.state import Editor, State
+from remanence.faces.state import Editor, State, named
 from remanence.runtime.blocking import run
 from remanence.settings import Options, Settings
 from remanence.stores.edits import EditRejected
@@ -104,7 +104,7 @@ class Memory(Opened[State]):
 
     def __delattr__(self, name: str) -> None:
         if name.startswith("_"):
-            del self.__dict__[name]
+            object.__delattr__(self, name)
             return
         self.delete(name)
 
@@ -135,7 +135,7 @@ class ConversationMemory(Memory):
         **options: Unpack[Options],
     ) -> None:
         """No other conversation's id, however it is spelled, reaches this one's names."""
-        self._setup(redis_hostname, redis_port, redis_prefix, conversation_id, options)
+        self._setup(redis_hostname, redis_port, redis_prefix, named(conversation_id), options)
 
 
 class SharedRoot:

@@ -32,7 +32,8 @@ def component(text: object, meaning: str, *, limit: int = 512) -> str:
     word = final(text, meaning, limit=limit)
     if word in RESERVED:
         return f"%{ord(word[0]):02X}{word[1:]}"
-    return _UNSAFE.sub(lambda m: "".join(f"%{b:02X}" for b in m[0].encode()), word)
+    spelled = _UNSAFE.sub(lambda m: "".join(f"%{b:02X}" for b in m[0].encode()), word)
+    return final(spelled, f"{meaning}, with its separators escaped,", limit=limit)
 
 
 def original(part: str) -> str:

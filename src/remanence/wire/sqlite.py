@@ -9,7 +9,7 @@ import os
 import re
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -121,9 +121,14 @@ class Database:
             yield
             self.run("COMMIT")
         except BaseException:
+            self.roll_back()
+            raise
+
+    def roll_back(self) -> None:
+        """Undo what is under way, if anything is."""
+        with suppress(apsw.ConnectionClosedError):  # which has undone it
             if self._connection.in_transaction:
                 self.run("ROLLBACK")
-            raise
 
     @contextmanager
     def synced(self) -> Iterator[None]:

@@ -69,6 +69,7 @@ def plan(seed: int, kinds: Sequence[str] | None = None) -> Plan:
         "heartbeat": chance.choice((0.5, 2.0)),
         "retain": chance.choice((3.0, 600.0, 600.0)),
         "batch_ops": chance.choice((2, 8, 128)),
+        "linger": chance.choice((0.0, 0.005, 0.05)),
         "ack": chance.choice(("auto", "auto", "journal")),
         "journal_rows": chance.choice((20, 10_000, 10_000)),
         "on_full": chance.choice(("raise", "block", "drop_new")),
