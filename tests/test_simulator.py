@@ -189,7 +189,7 @@ def records_without_blanking(patch: pytest.MonkeyPatch) -> None:
 def loss_told_afterwards(patch: pytest.MonkeyPatch) -> None:
     async def pass_over(self: drain.Drain, lineage: Lineage, seq: int, deadline: float) -> None:
         upto = lineage.pruned
-        await self._store.forward(lineage.name, self._nonce, upto, lineage.pruned_id, deadline)
+        await self._store.forward(lineage.name, self.nonce, upto, lineage.pruned_id, deadline)
         self._tell.tell(drain.events.DataLost(lineage.name, seq + 1, upto))
 
     patch.setattr(drain.Drain, "_pass_over", pass_over)
@@ -479,6 +479,26 @@ async def put_back(stage: World) -> None:
     await process.store.write([Append("list0", (b"c",))])
 
 
+async def twin_writes(stage: World) -> None:
+    """A copy of a running machine has a write of the number that ours has when ours is read."""
+    machine = stage.machines[0]
+    process = machine.start()
+    await process.store.write([Append("list0", (b"a",))])
+    stage.oracle.copied = stage.oracle.rolled_back = True
+    twin = machine.twin().start()
+    await twin.store.write([Append("list0", (b"b",))])
+    await process.store.write([Append("list0", (b"c",))], ack="journal")
+    (reading,) = await process.store.read([Tail("list0")])
+    if b"c" not in reading.value:
+        stage.oracle.violated("a process does not see its own write")
+    assert await process.store.flush(10.0)
+
+
+def session_unknown(patch: pytest.MonkeyPatch) -> None:
+    reached = memory._Shelf.reached
+    patch.setattr(memory._Shelf, "reached", lambda self, lineage: reached(self, lineage)._replace(nonce=""))
+
+
 async def nothing_shared(self: drain.Drain, lineage: Lineage, mark: Any, deadline: float) -> int:
     return lineage.pruned
 
@@ -492,6 +512,7 @@ SCENES = {
     "taken numbers are used again": (
         put_back, replaced(journal.Journal, "renew", lambda self: self.active.name)
     ),
+    "a read does not ask whose session it is": (twin_writes, session_unknown),
     "only the log tells what was applied": (old_backup, replaced(drain.Drain, "_shared", nothing_shared)),
     "a lost answer teaches nothing": (answer_lost, learned_in_silence),
     "an answer is kept that own writes overlap": (

@@ -143,7 +143,7 @@ class Pair:
                 self.both(lambda store: store.apply(batch, deadline()))
 
     def seq(self, lineage: str) -> int:
-        return run(self.model.read([], 0.0, [lineage]))[1][0]
+        return run(self.model.read([], 0.0, [lineage]))[1][0].seq
 
     def resolved(self, drafts: tuple[Draft, ...]) -> list[Op]:
         """Ops with the bases that the drafts describe; chains within the batch are followed."""

@@ -10,7 +10,7 @@ Physical Clocks", 2014, with the counter folded into the low digits).
 """
 
 from collections.abc import Sequence
-from typing import Any, Final, Generic, Literal, TypeVar
+from typing import Any, Final, Generic, Literal, NamedTuple, TypeVar
 
 import msgspec
 
@@ -134,6 +134,16 @@ class Watermark(msgspec.Struct, frozen=True):
     """The highest hlc this lineage has written."""
     clock: int = 0
     """The store's wall clock in microseconds when it answered."""
+
+
+class Reached(NamedTuple):
+    """How far a store followed a lineage, and the nonce of the session that it followed."""
+
+    seq: int
+    nonce: str
+
+
+NOWHERE: Final = Reached(0, "")
 
 
 OK: Final = "ok"

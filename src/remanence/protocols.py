@@ -11,7 +11,7 @@ from typing import Any, Literal, Protocol
 
 import msgspec
 
-from remanence.model import Batch, Op, Outcome, Reading, Receipt, Record, Watermark, Write
+from remanence.model import Batch, Op, Outcome, Reached, Reading, Receipt, Record, Watermark, Write
 
 
 class Signal(Protocol):
@@ -149,8 +149,8 @@ class Store(Protocol):
 
     async def read(
         self, asks: Sequence[Ask], deadline: float, marks: Sequence[str] = ()
-    ) -> tuple[list[Told], list[int]]:
-        """Answer each ask, and give the watermark seq of each lineage in `marks`, as of one moment."""
+    ) -> tuple[list[Told], list[Reached]]:
+        """Answer each ask, and say how far each lineage in `marks` was followed, as of one moment."""
 
     async def scan(self, prefix: str, cursor: str, count: int, deadline: float) -> tuple[list[str], str]:
         """One page of keys beginning with `prefix` (taken literally), and the next cursor, "" at the end.

@@ -1,7 +1,6 @@
-"""One frozen tree of options. The environment is read in `Settings.build` alone.
+"""One frozen tree of options. The environment is read in this file alone.
 
-An explicit option wins over the environment, the environment over the default. Each field names its
-variable; `sources` says where each value came from, for `remanence doctor`.
+An explicit option wins over it, it over the default. Each field names its variable.
 """
 
 import os

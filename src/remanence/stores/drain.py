@@ -73,7 +73,8 @@ class Drain:
         self._settings = settings
         self._tell = tell
         self._mutex = mutex
-        self._nonce = ""
+        self.nonce = ""
+        """Of our session. Batches that carry another are refused, until somebody else opens one."""
         self._generation = -1
         self._recent: deque[Row] = deque()
         self._recent_bytes = 0
@@ -102,8 +103,8 @@ class Drain:
     async def handshake(self, deadline: float, *, renew: bool = True) -> None:
         """Open every lineage and compare; `renew` False only asks (heartbeat) within the session."""
         self._recall()
-        if renew or not self._nonce:
-            self._nonce = self._runtime.random_bytes(9).hex()
+        if renew or not self.nonce:
+            self.nonce = self._runtime.random_bytes(9).hex()
             self._settling.documents.clear()
         self.opened = False
         lineages = [lineage for lineage in self.journal.lineages if lineage.count]
@@ -112,7 +113,7 @@ class Drain:
             return
         for lineage in lineages:
             before = self._runtime.boottime()
-            mark = await self._store.open(lineage.name, self._nonce, deadline)
+            mark = await self._store.open(lineage.name, self.nonce, deadline)
             if lineage is lineages[0]:
                 self._generation = self._store.generation
             self._hear_clock(mark, before)
@@ -160,7 +161,7 @@ class Drain:
         upto = lineage.pruned
         # first: once the watermark has moved, nothing shows any more that something was lost
         self._tell.tell(events.DataLost(lineage.name, seq + 1, upto))
-        await self._store.forward(lineage.name, self._nonce, upto, lineage.pruned_id, deadline)
+        await self._store.forward(lineage.name, self.nonce, upto, lineage.pruned_id, deadline)
 
     def _rewind(self, lineage: Lineage, seq: int) -> None:
         with self._mutex:
@@ -197,7 +198,7 @@ class Drain:
                 if lineage is self.journal.active:  # its next numbers are taken
                     self._tell.tell(events.Forked(lineage.name, self.journal.renew(), 0))
                 return
-        mark = await self._store.open(successor.name, self._nonce, deadline)
+        mark = await self._store.open(successor.name, self.nonce, deadline)
         await self._compare(successor, mark, deadline)
 
     async def _shared(self, lineage: Lineage, mark: Watermark, deadline: float) -> int:
@@ -300,7 +301,7 @@ class Drain:
         self._dating.sent(lineage, first + len(rows) - 1)
         if resolutions:
             ops = [resolution.op for resolution in resolutions]
-        batch = Batch(lineage.name, self._nonce, first, ops, self._previous(lineage) if first == 1 else None)
+        batch = Batch(lineage.name, self.nonce, first, ops, self._previous(lineage) if first == 1 else None)
         self._sent = load = Load(lineage, rows, resolutions, batch, self._runtime.monotonic())
         return load
 

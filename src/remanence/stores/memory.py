@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from remanence.errors import WrongKind
-from remanence.model import KEEP_TTL, NEVER, Batch, Op, Outcome, Record, Watermark
+from remanence.model import KEEP_TTL, NEVER, NOWHERE, Batch, Op, Outcome, Reached, Record, Watermark
 from remanence.protocols import Ask, Fetch, Length, Lifetime, Tail, Told
 from remanence.stores.rules import LEAD, NOTHING, Mark, Stamp, admitted, follow, span
 from remanence.wire.codec import split, stamped
@@ -103,7 +103,7 @@ class MemoryStore:
         with self._mutex:
             shelf = self._at_now()
             mark = shelf.mark(batch.lineage) if batch.lineage else Mark()
-            refusal = admitted(batch, mark, shelf.seq(batch.prev[0]) if batch.prev else 0)
+            refusal = admitted(batch, mark, shelf.reached(batch.prev[0]).seq if batch.prev else 0)
             if refusal or mark is None:
                 return refusal or Outcome("fenced")
             outcome, mark = follow(batch, mark, shelf, shelf.now + LEAD)
@@ -117,11 +117,11 @@ class MemoryStore:
 
     async def read(
         self, asks: Sequence[Ask], deadline: float, marks: Sequence[str] = ()
-    ) -> tuple[list[Told], list[int]]:
+    ) -> tuple[list[Told], list[Reached]]:
         """See `Store.read`."""
         with self._mutex:
             shelf = self._at_now()
-            return [shelf.told(ask) for ask in asks], [shelf.seq(lineage) for lineage in marks]
+            return [shelf.told(ask) for ask in asks], [shelf.reached(lineage) for lineage in marks]
 
     async def scan(self, prefix: str, cursor: str, count: int, deadline: float) -> tuple[list[str], str]:
         """See `Store.scan`. The cursor is the last key of the page before."""
@@ -277,9 +277,9 @@ class _Shelf:
     def keep(self, lineage: str, mark: Mark) -> None:
         self.state.marks[lineage] = mark, self.state.marks[lineage][1]
 
-    def seq(self, lineage: str) -> int:
+    def reached(self, lineage: str) -> Reached:
         mark = self.mark(lineage)
-        return mark.seq if mark else 0
+        return Reached(mark.seq, mark.nonce) if mark else NOWHERE
 
     def told(self, ask: Ask) -> Told:
         """The answer to an ask; a key of the other kind is that answer's error alone."""

@@ -58,10 +58,11 @@ class Reader:
                 break
             try:
                 readings = await self._from_store(asks, limit)
-                if not owner.drain.unsure:
+                if owner.drain.unsure or readings is None:
+                    await self._assure(limit)  # it went over a new connection: to a server that forgot?
+                    readings = await self._from_store(asks, limit)
+                if readings is not None:
                     return readings
-                await self._assure(limit)  # it went over a new connection: to a server that forgot?
-                return await self._from_store(asks, limit)
             except WorldError as error:
                 owner.drain.opened = False
                 stale_link = attempt == 1 and owner.contact.ready
@@ -94,7 +95,8 @@ class Reader:
 
     # --- from the store -------------------------------------------------------------------------
 
-    async def _from_store(self, asks: Sequence[Ask], limit: float) -> list[Reading[Any]]:
+    async def _from_store(self, asks: Sequence[Ask], limit: float) -> list[Reading[Any]] | None:
+        """The store's answers with our pending writes; None where it cannot be said which of them are in it."""
         owner = self._owner
         with owner.mutex:
             at = owner.journal.active.end
@@ -119,16 +121,21 @@ class Reader:
 
     async def _overlaid(
         self, asks: Sequence[Ask], late: dict[str, list[_Pending]], drains: Sequence[Drain], limit: float
-    ) -> list[Reading[Any]]:
+    ) -> list[Reading[Any]] | None:
         """Ask for the watermarks in the same moment, and fold over the answer what lies behind them."""
         lineages = [(d, lineage) for d in drains for lineage in d.journal.lineages if lineage.count]
         wide = [each for ask in asks for each in _widened(ask)]
-        told, seqs = await self._owner.store.read(wide, limit, [lineage.name for _, lineage in lineages])
+        told, marks = await self._owner.store.read(wide, limit, [lineage.name for _, lineage in lineages])
         self._owner.contact.reached()
+        own = self._owner.drain
+        sessions = {mark.nonce for (drain, _), mark in zip(lineages, marks, strict=True) if drain is own and mark.nonce}
+        if own.opened and sessions - {own.nonce}:
+            own.opened = False  # a copy of this journal writes: its writes have our numbers
+            return None
         # by the watermarks alone: rows may have been acknowledged between the answer's moment and now
         reached = [
-            (id(drain), lineage.first, lineage.row(min(seq, lineage.count)))
-            for (drain, lineage), seq in zip(lineages, seqs, strict=True)
+            (id(drain), lineage.first, lineage.row(min(mark.seq, lineage.count)))
+            for (drain, lineage), mark in zip(lineages, marks, strict=True)
         ]
         found, at = [], 0
         for ask in asks:

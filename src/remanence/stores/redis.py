@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from remanence.errors import RemanenceError, WrongKind
-from remanence.model import Append, Batch, Delete, Op, Outcome, Put, Record, Touch, Watermark
+from remanence.model import Append, Batch, Delete, Op, Outcome, Put, Reached, Record, Touch, Watermark
 from remanence.protocols import Ask, Fetch, Length, Lifetime, Runtime, Tail, Told
 from remanence.wire import codec
 from remanence.wire.keys import Keyspace, glob_literal
@@ -154,17 +154,17 @@ class RedisStore:
 
     async def read(
         self, asks: Sequence[Ask], deadline: float, marks: Sequence[str] = ()
-    ) -> tuple[list[Told], list[int]]:
+    ) -> tuple[list[Told], list[Reached]]:
         """See `Store.read`."""
         commands: list[Command] = [self._command(ask) for ask in asks]
         if marks:
-            follow: list[Command] = [("HGET", self._keys.watermark(lineage), "s") for lineage in marks]
+            follow: list[Command] = [("HMGET", self._keys.watermark(lineage), "s", "n") for lineage in marks]
             commands = [("MULTI",), *follow, *commands, ("EXEC",)]
         replies = await self._exchange(commands, deadline) if commands else []
         if marks:
             replies = _executed(replies)
-        seqs = [int(reply or 0) for reply in replies[: len(marks)]]
-        return [_told(ask, reply) for ask, reply in zip(asks, replies[len(marks) :], strict=True)], seqs
+        reached = [Reached(int(seq or 0), (nonce or b"").decode()) for seq, nonce in replies[: len(marks)]]
+        return [_told(ask, reply) for ask, reply in zip(asks, replies[len(marks) :], strict=True)], reached
 
     def _command(self, ask: Ask) -> Command:
         name = self._keys.data(ask.key)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from remanence.errors import Closed, Misconfigured
-from remanence.model import Batch, Outcome, Watermark
+from remanence.model import Batch, Outcome, Reached, Watermark
 from remanence.protocols import Ask, Told
 from remanence.stores.rules import LEAD, Mark, admitted, follow
 from remanence.stores.sqlite_shelf import COUNT, PAGE, Shelf
@@ -79,7 +79,7 @@ class SQLiteStore:
         """See `Store.apply`."""
         with self._writing(deadline) as shelf:
             mark = shelf.mark(batch.lineage) if batch.lineage else Mark()
-            before = shelf.seqs([batch.prev[0]])[0] if batch.prev else 0
+            before = shelf.reached(batch.prev[0]).seq if batch.prev else 0
             refusal = admitted(batch, mark, before)
             if refusal or mark is None:
                 return refusal or Outcome("fenced")
@@ -96,10 +96,10 @@ class SQLiteStore:
 
     async def read(
         self, asks: Sequence[Ask], deadline: float, marks: Sequence[str] = ()
-    ) -> tuple[list[Told], list[int]]:
+    ) -> tuple[list[Told], list[Reached]]:
         """See `Store.read`. Never waits for a writer."""
         with self._reading(deadline) as shelf:
-            return [shelf.told(ask) for ask in asks], shelf.seqs(marks)
+            return [shelf.told(ask) for ask in asks], [shelf.reached(lineage) for lineage in marks]
 
     async def scan(self, prefix: str, cursor: str, count: int, deadline: float) -> tuple[list[str], str]:
         """See `Store.scan`. The cursor is the last key of the page before."""

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from remanence.errors import WrongKind
-from remanence.model import KEEP_TTL, NEVER, Op, Record
+from remanence.model import KEEP_TTL, NEVER, NOWHERE, Op, Reached, Record
 from remanence.protocols import Ask, Fetch, Length, Lifetime, Told
 from remanence.stores.rules import NOTHING, Mark, Stamp, span
 from remanence.wire.codec import stamped
@@ -154,10 +154,10 @@ class Shelf:
         else:
             self.run(_KEEP, (*row, lineage))
 
-    def seqs(self, lineages: Sequence[str]) -> list[int]:
-        """The seq stored of each lineage, 0 for an unknown one."""
-        marks = [self.mark(lineage) for lineage in lineages]
-        return [mark.seq if mark else 0 for mark in marks]
+    def reached(self, lineage: str) -> Reached:
+        """How far a lineage was followed, and in which session."""
+        mark = self.mark(lineage)
+        return Reached(mark.seq, mark.nonce) if mark else NOWHERE
 
     def told(self, ask: Ask) -> Told:
         """The answer to an ask; a key of the other kind is that answer's error alone."""

@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 class Ticket:
     """A caller's writes on their way: which are settled, and the signal it waits for.
 
-    `prompt`: it waits for the store, until `limit`, and that is long enough to lead. `load`: its writes, and others', under way.
+    `prompt`: it waits for the store, until `limit`, and that is long enough to lead.
+    `load`: its writes, and others', under way.
     """
 
     __slots__ = (

@@ -182,7 +182,7 @@ class StoreCase:
 
     def seqs(self, *lineages: str) -> Sequence[int]:
         """The stored seq of each lineage."""
-        return self.run(self.store.read((), self.deadline(), lineages))[1]
+        return [mark.seq for mark in self.run(self.store.read((), self.deadline(), lineages))[1]]
 
     def history(self, lineage: str, limit: int) -> list[tuple[int, str]]:
         """The newest entries of a lineage in the change log."""

@@ -216,7 +216,7 @@ class Oracle:
         if not changes:
             return
         lineage = changes[-1].lineage
-        _, (seq,) = run(store.read([], 0.0, [lineage]))
+        _, ((seq, _),) = run(store.read([], 0.0, [lineage]))
         if seq != changes[-1].seq:
             self.violated(f"the watermark of {lineage} says {seq}, its log {changes[-1].seq}")
         if late:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any, TypeVar
 
 from remanence.errors import DeadlineExceeded, ServerFull, Unavailable, WorldError
-from remanence.model import Batch, Outcome, Watermark
+from remanence.model import Batch, Outcome, Reached, Watermark
 from remanence.protocols import Ask, Told
 from remanence.runtime.blocking import run
 from remanence.runtime.simulated import EPOCH, SimulatedTask, Simulation
@@ -153,7 +153,7 @@ class Link:
 
     async def read(
         self, asks: Sequence[Ask], deadline: float, marks: Sequence[str] = ()
-    ) -> tuple[list[Told], list[int]]:
+    ) -> tuple[list[Told], list[Reached]]:
         """See `Store.read`."""
         return await self._ask(lambda store: store.read(asks, deadline, marks), deadline)
 
