@@ -5,6 +5,7 @@ is hunted with are the faults that its safeguard is there for.
 """
 
 import contextlib
+import inspect
 import itertools
 import random
 import subprocess
@@ -23,6 +24,7 @@ from remanence.runtime.simulated import Deadlock, SimulatedMachine, SimulatedRun
 from remanence.settings import Settings
 from remanence.stores import clock, dating, drain, journal, keeper, memory, pruning, resolve, rules, settling
 from remanence.stores.memory import MemoryStore
+from remanence.stores.reader import Reader
 from remanence.stores.resilient import ResilientStore
 from remanence.stores.rows import Lineage, Row
 from remanence.testing.disk import VFS, Dead, Disk, Holder
@@ -189,7 +191,7 @@ def records_without_blanking(patch: pytest.MonkeyPatch) -> None:
 def loss_told_afterwards(patch: pytest.MonkeyPatch) -> None:
     async def pass_over(self: drain.Drain, lineage: Lineage, seq: int, deadline: float) -> None:
         upto = lineage.pruned
-        await self._store.forward(lineage.name, self.nonce, upto, lineage.pruned_id, deadline)
+        await self._store.forward(lineage.name, self._nonce, upto, lineage.pruned_id, deadline)
         self._tell.tell(drain.events.DataLost(lineage.name, seq + 1, upto))
 
     patch.setattr(drain.Drain, "_pass_over", pass_over)
@@ -204,7 +206,7 @@ def power_forgotten(patch: pytest.MonkeyPatch) -> None:
 def unnoticed(patch: pytest.MonkeyPatch) -> None:
     """No new lineage after a loss of power or a copy, and no look at what the server was sent last."""
     patch.setattr(world, "fingerprint", lambda *_: "the same")
-    patch.setattr(drain.Drain, "_same", lambda *_: True)
+    patch.setattr(drain.Drain, "follows", lambda *_: True)
 
 
 def rewound_in_silence(patch: pytest.MonkeyPatch) -> None:
@@ -256,7 +258,7 @@ MUTANTS = {
         replaced(ResilientStore, "leader", property(nothing, nothing)), "late, twice, reply lost, partition"
     ),
     "only lineages with pending rows are compared": Mutant(handshake_of_the_pending, "failover, power"),
-    "the last write is not compared": Mutant(replaced(drain.Drain, "_same", lambda *_: True), "restore"),
+    "the last write is not compared": Mutant(replaced(drain.Drain, "follows", lambda *_: True), "restore"),
     "the watermark moves apart from the data": Mutant(watermark_apart, "failover"),
     "rows are forgotten before they are applied": Mutant(
         replaced(pruning, "_prunable", lambda journal, lineage, *_: lineage.count), "partition"
@@ -494,9 +496,14 @@ async def twin_writes(stage: World) -> None:
     assert await process.store.flush(10.0)
 
 
-def session_unknown(patch: pytest.MonkeyPatch) -> None:
-    reached = memory._Shelf.reached
-    patch.setattr(memory._Shelf, "reached", lambda self, lineage: reached(self, lineage)._replace(nonce=""))
+def whatever_the_read_says(patch: pytest.MonkeyPatch) -> None:
+    told = drain.Drain.follows
+    reads = inspect.getmodule(Reader)
+    patch.setattr(
+        drain.Drain,
+        "follows",
+        lambda *given: sys._getframe(1).f_globals["__name__"] == reads.__name__ or told(*given),  # type: ignore[union-attr]
+    )
 
 
 async def nothing_shared(self: drain.Drain, lineage: Lineage, mark: Any, deadline: float) -> int:
@@ -512,7 +519,7 @@ SCENES = {
     "taken numbers are used again": (
         put_back, replaced(journal.Journal, "renew", lambda self: self.active.name)
     ),
-    "a read does not ask whose session it is": (twin_writes, session_unknown),
+    "a read does not ask whose write it is": (twin_writes, whatever_the_read_says),
     "only the log tells what was applied": (old_backup, replaced(drain.Drain, "_shared", nothing_shared)),
     "a lost answer teaches nothing": (answer_lost, learned_in_silence),
     "an answer is kept that own writes overlap": (

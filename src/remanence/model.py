@@ -137,10 +137,10 @@ class Watermark(msgspec.Struct, frozen=True):
 
 
 class Reached(NamedTuple):
-    """How far a store followed a lineage, and the nonce of the session that it followed."""
+    """How far a store followed a lineage, and the last op that it followed."""
 
     seq: int
-    nonce: str
+    op_id: str
 
 
 NOWHERE: Final = Reached(0, "")

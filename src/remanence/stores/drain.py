@@ -73,8 +73,7 @@ class Drain:
         self._settings = settings
         self._tell = tell
         self._mutex = mutex
-        self.nonce = ""
-        """Of our session. Batches that carry another are refused, until somebody else opens one."""
+        self._nonce = ""
         self._generation = -1
         self._recent: deque[Row] = deque()
         self._recent_bytes = 0
@@ -103,8 +102,8 @@ class Drain:
     async def handshake(self, deadline: float, *, renew: bool = True) -> None:
         """Open every lineage and compare; `renew` False only asks (heartbeat) within the session."""
         self._recall()
-        if renew or not self.nonce:
-            self.nonce = self._runtime.random_bytes(9).hex()
+        if renew or not self._nonce:
+            self._nonce = self._runtime.random_bytes(9).hex()
             self._settling.documents.clear()
         self.opened = False
         lineages = [lineage for lineage in self.journal.lineages if lineage.count]
@@ -113,7 +112,7 @@ class Drain:
             return
         for lineage in lineages:
             before = self._runtime.boottime()
-            mark = await self._store.open(lineage.name, self.nonce, deadline)
+            mark = await self._store.open(lineage.name, self._nonce, deadline)
             if lineage is lineages[0]:
                 self._generation = self._store.generation
             self._hear_clock(mark, before)
@@ -136,10 +135,10 @@ class Drain:
         """Decide by the watermark what the store still has of a lineage."""
         seq = mark.seq
         with self._mutex:
-            same = self._same(lineage, mark)
+            same = self.follows(lineage, mark.seq, mark.op_id)
             if not same:  # unless another process writes to this very file, and the server heard it first
                 self.journal.refresh()
-                same = self._same(lineage, mark)
+                same = self.follows(lineage, mark.seq, mark.op_id)
             left = max(seq, lineage.pruned)
             if same and left < lineage.acked:  # at once, before anybody can prune what is to be sent again
                 self._rewind(lineage, left)
@@ -150,18 +149,16 @@ class Drain:
         elif seq < lineage.pruned:
             await self._pass_over(lineage, seq, deadline)
 
-    def _same(self, lineage: Lineage, mark: Watermark) -> bool:
+    def follows(self, lineage: Lineage, seq: int, op_id: str) -> bool:
         """Whether the last write the store has of a lineage is one that our file has in that place."""
-        return mark.seq <= lineage.count and (
-            mark.seq == 0 or mark.seq < lineage.pruned or self.journal.op_id(lineage, mark.seq) == mark.op_id
-        )
+        return seq <= lineage.count and (seq == 0 or seq < lineage.pruned or self.journal.op_id(lineage, seq) == op_id)
 
     async def _pass_over(self, lineage: Lineage, seq: int, deadline: float) -> None:
         """The store lost more than is kept here: say so and go on with what there is."""
         upto = lineage.pruned
         # first: once the watermark has moved, nothing shows any more that something was lost
         self._tell.tell(events.DataLost(lineage.name, seq + 1, upto))
-        await self._store.forward(lineage.name, self.nonce, upto, lineage.pruned_id, deadline)
+        await self._store.forward(lineage.name, self._nonce, upto, lineage.pruned_id, deadline)
 
     def _rewind(self, lineage: Lineage, seq: int) -> None:
         with self._mutex:
@@ -198,7 +195,7 @@ class Drain:
                 if lineage is self.journal.active:  # its next numbers are taken
                     self._tell.tell(events.Forked(lineage.name, self.journal.renew(), 0))
                 return
-        mark = await self._store.open(successor.name, self.nonce, deadline)
+        mark = await self._store.open(successor.name, self._nonce, deadline)
         await self._compare(successor, mark, deadline)
 
     async def _shared(self, lineage: Lineage, mark: Watermark, deadline: float) -> int:
@@ -301,7 +298,7 @@ class Drain:
         self._dating.sent(lineage, first + len(rows) - 1)
         if resolutions:
             ops = [resolution.op for resolution in resolutions]
-        batch = Batch(lineage.name, self.nonce, first, ops, self._previous(lineage) if first == 1 else None)
+        batch = Batch(lineage.name, self._nonce, first, ops, self._previous(lineage) if first == 1 else None)
         self._sent = load = Load(lineage, rows, resolutions, batch, self._runtime.monotonic())
         return load
 

@@ -279,7 +279,7 @@ class _Shelf:
 
     def reached(self, lineage: str) -> Reached:
         mark = self.mark(lineage)
-        return Reached(mark.seq, mark.nonce) if mark else NOWHERE
+        return Reached(mark.seq, mark.op_id) if mark else NOWHERE
 
     def told(self, ask: Ask) -> Told:
         """The answer to an ask; a key of the other kind is that answer's error alone."""

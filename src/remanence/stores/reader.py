@@ -127,11 +127,10 @@ class Reader:
         wide = [each for ask in asks for each in _widened(ask)]
         told, marks = await self._owner.store.read(wide, limit, [lineage.name for _, lineage in lineages])
         self._owner.contact.reached()
-        own = self._owner.drain
-        sessions = {mark.nonce for (drain, _), mark in zip(lineages, marks, strict=True) if drain is own and mark.nonce}
-        if own.opened and sessions - {own.nonce}:
-            own.opened = False  # a copy of this journal writes: its writes have our numbers
-            return None
+        for (drain, lineage), mark in zip(lineages, marks, strict=True):
+            if not drain.follows(lineage, *mark):  # a copy of this journal writes, or our commit failed: ours are
+                drain.opened = False  # not those that have our numbers
+                return None
         # by the watermarks alone: rows may have been acknowledged between the answer's moment and now
         reached = [
             (id(drain), lineage.first, lineage.row(min(mark.seq, lineage.count)))

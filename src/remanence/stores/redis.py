@@ -158,12 +158,14 @@ class RedisStore:
         """See `Store.read`."""
         commands: list[Command] = [self._command(ask) for ask in asks]
         if marks:
-            follow: list[Command] = [("HMGET", self._keys.watermark(lineage), "s", "n") for lineage in marks]
+            follow: list[Command] = [("HMGET", self._keys.watermark(lineage), "s", "b") for lineage in marks]
             commands = [("MULTI",), *follow, *commands, ("EXEC",)]
         replies = await self._exchange(commands, deadline) if commands else []
         if marks:
             replies = _executed(replies)
-        reached = [Reached(int(seq or 0), (nonce or b"").decode()) for seq, nonce in replies[: len(marks)]]
+        reached = [
+            Reached(int(seq or 0), (last or b"  ").split(b" ", 2)[1].decode()) for seq, last in replies[: len(marks)]
+        ]
         return [_told(ask, reply) for ask, reply in zip(asks, replies[len(marks) :], strict=True)], reached
 
     def _command(self, ask: Ask) -> Command:

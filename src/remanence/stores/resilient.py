@@ -1,4 +1,4 @@
-"""The resilient way to a store: every write is on this machine's disk before it travels.
+"""The resilient way to a store: every write is on this machine's disk before its call returns.
 
 A write commits to the journal, then whoever wrote sends for everybody who waits (one batch in flight).
 It returns when the store has applied it or, past its deadline or with the store away, when the journal

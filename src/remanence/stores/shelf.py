@@ -9,6 +9,7 @@ import fcntl
 import os
 import secrets
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 from remanence import events
@@ -87,12 +88,10 @@ class Shelf:
             self._folder = None
             return self._volatile()
 
-    def orphans(self) -> list[Journal]:
-        """Journals that ended processes left with something in them; they are this process's now."""
-        found: list[Journal] = []
+    def orphans(self) -> Iterator[Journal]:
+        """Journals that ended processes left, each this process's when it is given: one that fails loses no other."""
         while self._folder is not None and (journal := self._claim(self._folder)):
-            found.append(journal)
-        return found
+            yield journal
 
     def _volatile(self) -> Journal:
         return Journal(Database(":memory:"), self._runtime, self._runtime.boot_id())

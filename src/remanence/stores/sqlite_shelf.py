@@ -155,9 +155,9 @@ class Shelf:
             self.run(_KEEP, (*row, lineage))
 
     def reached(self, lineage: str) -> Reached:
-        """How far a lineage was followed, and in which session."""
+        """How far a lineage was followed, and by which op."""
         mark = self.mark(lineage)
-        return Reached(mark.seq, mark.nonce) if mark else NOWHERE
+        return Reached(mark.seq, mark.op_id) if mark else NOWHERE
 
     def told(self, ask: Ask) -> Told:
         """The answer to an ask; a key of the other kind is that answer's error alone."""

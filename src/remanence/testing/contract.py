@@ -168,7 +168,7 @@ class StoreContract(WriteContract):
         told, marks = self.run(self.store.read([Fetch("k"), Fetch("l"), Fetch("none")], self.deadline(), ["x", "A"]))
         assert isinstance(told[0], Record) and isinstance(told[1], WrongKind) and told[2] is None
         assert [mark.seq for mark in marks] == [0, 2]
-        assert [mark.nonce for mark in marks] == ["", "N"]
+        assert [mark.op_id for mark in marks] == ["", op_id(2)]
 
     def test_a_read_of_nothing_is_nothing(self) -> None:
         assert self.run(self.store.read([], self.deadline())) == ([], [])

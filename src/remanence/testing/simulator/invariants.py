@@ -118,6 +118,7 @@ class Oracle:
     def forked(self, journal: WatchedJournal, lineage: Lineage, keep: int, successor: str) -> None:
         """Rows behind `keep` go on under another name."""
         first = lineage.row(keep + 1)
+        self._begins[successor] = journal.path, first
         for n, op_id in journal.database.run("SELECT n, op_id FROM rows WHERE n >= ?", (first,)):
             deed = self.deeds.get(op_id)
             if deed is not None:
@@ -252,7 +253,7 @@ class Oracle:
         if change.op_id in self.results:
             self.violated(f"{change.op_id} was applied to {change.key} twice")
         refused = deed.receipt is not None and deed.receipt.state == "rejected"
-        if refused and change.result == OK and change.kind != "blank":
+        if refused and change.result == OK and change.kind != "blank" and not self.copied:  # a copy was not told
             self.violated(f"{change.op_id} was rejected, and then applied to {change.key}")
         age = self._simulation.now - deed.at
         same_boot = deed.machine.clock.boot_id == deed.boot and not self.copied
@@ -314,7 +315,7 @@ class Oracle:
             if deed.op_id not in place and not deed.lost and not self._reported(deed):
                 self.violated(f"write {deed.n} ({deed.op_id}) of {deed.key}, made at {deed.at:.3f}, is lost")
             vain = self.results.get(deed.op_id) not in (None, OK, EXPIRED)
-            if vain and not deed.lost and deed.op_id not in self.recorded:
+            if vain and not deed.lost and deed.op_id not in self.recorded and not self.rolled_back:
                 self.violated(f"{deed.op_id} had no effect on {deed.key}, and nobody keeps it")
         for path, deeds in self._files.items():
             order = [place[deed.op_id] for deed in deeds if deed.op_id in place]

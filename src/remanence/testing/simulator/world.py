@@ -2,6 +2,7 @@
 
 import contextlib
 import random
+from collections.abc import Iterator
 
 from remanence import events
 from remanence.errors import CorruptRecord, JournalFull, RemanenceError
@@ -179,12 +180,10 @@ class SimulatedShelf(Shelf):
         """See `Shelf.own`."""
         return self._claimed() or self._made()
 
-    def orphans(self) -> list[Journal]:
+    def orphans(self) -> Iterator[Journal]:
         """See `Shelf.orphans`."""
-        found = []
         while journal := self._claimed():
-            found.append(journal)
-        return found
+            yield journal
 
     def _claimed(self) -> Journal | None:
         for name in self._machine.journals():
