@@ -152,7 +152,7 @@ CONFLICT: Final = "conflict"
 STALE: Final = "stale"
 """A replayed blind write older than what is stored: nothing written."""
 DUPLICATE: Final = "dup"
-"""Already applied by an earlier delivery."""
+"""Applied, but what became of it nobody knows any more."""
 WRONG_KIND: Final = "wrongtype"
 """The key holds another type: nothing written."""
 FAULT: Final = "error"
@@ -166,8 +166,8 @@ EXPIRED: Final = "expired"
 class Outcome(msgspec.Struct, frozen=True):
     """What became of a batch.
 
-    `status`: "ok", "fenced" (another session opened this lineage), "gap" (the store has less than the
-    batch assumes). `seq` is the watermark now, `highest` the highest hlc the lineage has written. With
+    `status`: "ok", "fenced" (another session opened this lineage), "gap" (the store does not stand where the
+    batch begins: begin anew). `seq` is the watermark now, `highest` the highest hlc the lineage has written. With
     `moved`, results end before the op whose `merge` base had moved on, and `current` is the stored value
     it met, stamp included (None: absent).
     """

@@ -14,7 +14,6 @@ from remanence.errors import RemanenceError, UsageError
 from remanence.model import (
     ABSENT,
     CONFLICT,
-    DUPLICATE,
     EXPIRED,
     FAULT,
     KEEP_TTL,
@@ -68,11 +67,6 @@ class Mark(msgspec.Struct, frozen=True):
         """What the session is told; `clock` is the store's own, in microseconds."""
         return Watermark(self.seq, self.op_id, self.results_from, self.results, self.highest, clock)
 
-    def result(self, seq: int) -> str:
-        """What became of an op that is already applied, as far as it is still known."""
-        place = seq - self.results_from
-        return self.results[place] if 0 <= place < len(self.results) else DUPLICATE
-
 
 def admitted(batch: Batch, mark: Mark | None, before: int) -> Outcome | None:
     """Why `batch` may not be applied at all, or None. `before` is the stored seq of the preceding lineage."""
@@ -80,7 +74,7 @@ def admitted(batch: Batch, mark: Mark | None, before: int) -> Outcome | None:
         return None
     if mark is None or mark.nonce != batch.nonce:
         return Outcome("fenced", mark.seq if mark else 0)
-    if batch.first > mark.seq + 1 or (mark.seq == 0 and batch.prev is not None and before < batch.prev[1]):
+    if batch.first != mark.seq + 1 or (mark.seq == 0 and batch.prev is not None and before < batch.prev[1]):
         return Outcome("gap", mark.seq)
     return None
 
@@ -163,13 +157,10 @@ class Shelf(Protocol):
 def follow(batch: Batch, mark: Mark, shelf: Shelf, latest: int) -> tuple[Outcome, Mark]:
     """Apply an admitted batch: what to answer, and the mark to store beside the data."""
     walk = _Walk(shelf, latest, mark.highest)
-    before = seq = mark.seq if batch.lineage else batch.first - 1
+    seq = batch.first - 1
     results: list[str] = []
     stopped: Op | None = None
     for number, op in enumerate(batch.ops, batch.first):
-        if number <= before:
-            results.append(mark.result(number))
-            continue
         result = walk.perform(op)
         if result == MOVED:
             stopped = op
@@ -178,7 +169,7 @@ def follow(batch: Batch, mark: Mark, shelf: Shelf, latest: int) -> tuple[Outcome
         results.append(result)
         seq = number
     told = tuple(results)
-    if seq > before:
+    if results:
         mark = Mark(mark.nonce, seq, batch.ops[seq - batch.first].op_id, batch.first, told, walk.highest)
     current = shelf.raw(stopped.write.key) if stopped else None
     return Outcome("ok", seq, walk.highest, told, stopped is not None, current), mark

@@ -30,7 +30,7 @@ if lineage ~= '' then
   local w = call('HMGET', watermark, 's', 'n', 'h', 't')
   seq, highest, passed = tonumber(w[1] or 0), w[3] or '0', w[4]
   if w[2] ~= ARGV[2] then return {'fenced', seq, 0, ''} end
-  if first > seq + 1 then return {'gap', seq, 0, ''} end
+  if first ~= seq + 1 then return {'gap', seq, 0, ''} end -- also for what was applied: ask whose writes those are
   if seq == 0 then
     local needed = tonumber((string.match(ARGV[5], '%d+')))
     if needed > 0 and tonumber(call('HGET', KEYS[3], 's') or 0) < needed then return {'gap', seq, 0, ''} end
@@ -55,7 +55,7 @@ local AHEAD = 5000000 -- microseconds that a writer's clock may run ahead of our
 
 -- The short way for one put or append that is made now: the same as below comes to, where nothing stands against
 -- it. Every 64th goes the long way, which keeps the log short.
-if total == '1' and lineage ~= '' and first == seq + 1 and first % 64 ~= 1 and passed then
+if total == '1' and lineage ~= '' and first % 64 ~= 1 and passed then
   local head, ttl, key = ARGV[6], ARGV[8], KEYS[4]
   local id, mine, what = sub(head, 1, 22), sub(head, 23, 38), sub(head, 39, 40)
   local done
@@ -278,47 +278,30 @@ end
 local kinds = {p = put, d = delete, a = append, t = touch, b = blank}
 local names = {p = 'put', d = 'delete', a = 'append', t = 'touch', b = 'blank'}
 
-local function stored_result(q) -- of an op that an earlier delivery applied
-  local since, results = string.match(call('HGET', watermark, 'b') or '', '^(%d+) %S* (.*)$')
-  local n = q - (since or 0)
-  if not since or since == '0' or n < 0 then return 'dup' end -- 0: passed over by forward.lua, results unknown
-  if results == '' then return 'ok' end
-  for result in string.gmatch(results, '[^,]+') do
-    if n == 0 then return result end
-    n = n - 1
-  end
-  return 'dup'
-end
-
-local results, all_ok, at, before = {}, true, 6, seq
+local results, all_ok, at = {}, true, 6
 local last_id, moved
 for i = 1, tonumber(total) do
   local head, base, ttl = ARGV[at], ARGV[at + 1], ARGV[at + 2]
   local id, mine, kind, flags = sub(head, 1, 22), sub(head, 23, 38), sub(head, 39, 39), byte(head, 40) - 48
   local key, q, count = KEYS[2 + 2 * i], first + i - 1, tonumber(sub(head, 41))
-  local result
-  if q <= before then
-    result = stored_result(q)
-  else
-    local fine, answer = pcall(
-      kinds[kind], key, KEYS[3 + 2 * i], id, mine, flags % 2 == 1, flags % 4 > 1, base, ttl, at + 3, flags > 3, count
-    )
-    if not fine and denied(answer) then break end
-    result = fine and answer or 'error' -- the watermark moves on even past a fault of ours
-    if result == 'moved' then
-      moved = key
-      break
-    end
-    local entry = id .. ' ' .. lineage .. ' ' .. q .. ' ' .. names[kind] .. ' ' .. result .. ' ' .. key
-    local logged
-    if q % 64 == 1 then -- now and then is enough, and cheaper; the first op counts: many lineages end early
-      logged = try('XADD', log, 'MAXLEN', '~', string.match(ARGV[5], ' (%d+) '), '*', 'c', entry)
-    else
-      logged = try('XADD', log, '*', 'c', entry)
-    end
-    if type(logged) == 'table' then denied(logged) end
-    seq, last_id = q, id
+  local fine, answer = pcall(
+    kinds[kind], key, KEYS[3 + 2 * i], id, mine, flags % 2 == 1, flags % 4 > 1, base, ttl, at + 3, flags > 3, count
+  )
+  if not fine and denied(answer) then break end
+  local result = fine and answer or 'error' -- the watermark moves on even past a fault of ours
+  if result == 'moved' then
+    moved = key
+    break
   end
+  local entry = id .. ' ' .. lineage .. ' ' .. q .. ' ' .. names[kind] .. ' ' .. result .. ' ' .. key
+  local logged
+  if q % 64 == 1 then -- now and then is enough, and cheaper; the first op counts: many lineages end early
+    logged = try('XADD', log, 'MAXLEN', '~', string.match(ARGV[5], ' (%d+) '), '*', 'c', entry)
+  else
+    logged = try('XADD', log, '*', 'c', entry)
+  end
+  if type(logged) == 'table' then denied(logged) end
+  seq, last_id = q, id
   at = at + 3 + count
   results[i] = result
   if result ~= 'ok' then all_ok = false end
