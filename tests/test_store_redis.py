@@ -8,13 +8,14 @@ from typing import Any, ClassVar
 
 import pytest
 
+from remanence.model import PASSED, Append, Blank, Op, Put
 from remanence.runtime.asynchronous import AsyncRuntime
 from remanence.runtime.blocking import BlockingRuntime
 from remanence.stores.redis import RedisStore
 from remanence.testing.contract import StoreContract
 from remanence.testing.contract_writes import WriteContract
 from remanence.testing.servers import Server, available_servers
-from remanence.testing.store_case import StoreCase, append, delete, put
+from remanence.testing.store_case import PAST, StoreCase, append, delete, op_id, put
 from remanence.wire.keys import Keyspace
 from remanence.wire.redis import Address, async_connect, blocking_connect
 
@@ -55,6 +56,47 @@ class TestRedisStore(RedisCase, StoreContract):
 
 class TestRedisStoreOnALoop(RedisCase, StoreContract):
     asynchronous = True
+
+
+class TestShortWay(RedisCase, WriteContract):
+    """The same of each op alone and of a lineage that has begun: what the script does before all else."""
+
+    def apply(self, *ops: Op) -> list[str]:
+        """Each in a batch of its own, unless they hang together."""
+        results: list[str] = []
+        for part in [ops] if any(op.folded for op in ops) else [(op,) for op in ops]:
+            if self.seqs("S") == [0]:
+                self.open("S")
+                self.send(1, Op("s" * 22, 1, Blank("s")), lineage="S")
+            (seq,) = self.seqs("S")
+            results += self.send(seq + 1, *part, lineage="S").results
+        return results
+
+    def stamp(self, key: str = "k") -> int:
+        return self.record(key)[2]  # type: ignore[index]
+
+    def test_a_clock_that_runs_ahead_is_held_back(self) -> None:
+        now = int(time.time() * 1e6)
+        for n in (1, 2):
+            assert self.apply(put(n, hlc=now + 3_600_000_000)) == ["ok"]
+            assert now < self.stamp() < now + 60_000_000
+
+    def test_what_its_server_has_seen_is_told(self) -> None:
+        self.apply(put(1))
+        assert self.send(3, put(2, hlc=PAST + 7), lineage="S").highest == self.stamp() == PAST + 7
+
+    def test_a_live_put_whose_lifetime_has_passed_leaves_nothing(self) -> None:
+        assert self.apply(put(1), put(2, ttl=PASSED)) == ["ok", "expired"]
+        assert self.record() is None
+
+    def test_a_live_put_over_a_packed_body_comes_behind_it(self) -> None:
+        assert self.apply(Op(op_id(1), PAST + 9, Put("k", b"\x00packed")), put(2, hlc=PAST + 3)) == ["ok", "ok"]
+        assert self.stamp() == PAST + 10
+
+    def test_more_items_than_the_stack_holds(self) -> None:
+        items = tuple(b"%d" % n for n in range(20_000))
+        assert self.apply(append(1, "l", b"first"), Op(op_id(2), PAST, Append("l", items))) == ["ok", "ok"]
+        assert self.items() == [b"first", *items]
 
 
 class TestTime(RedisCase):
