@@ -58,7 +58,7 @@ class Runtime(Protocol):
     async def sleep(self, seconds: float) -> None:
         """Pause the caller."""
 
-    async def turn(self) -> None:
+    def turn(self) -> Awaitable[None]:
         """Let calls made at the same moment come along, where there can be any."""
 
     def signal(self) -> Signal:
@@ -70,7 +70,7 @@ class Runtime(Protocol):
     def spawn(self, name: str, work: Callable[[], Coroutine[Any, Any, None]]) -> Task:
         """Run `work` in the background: a daemon thread or a task. It handles its own errors."""
 
-    async def shield(self, work: Coroutine[Any, Any, None]) -> None:
+    def shield(self, work: Coroutine[Any, Any, None]) -> Awaitable[None]:
         """Run `work` to its end even if the caller is cancelled meanwhile."""
 
 

@@ -28,6 +28,7 @@ PART: Final = 1000
 """Most messages in one write: bounds the time the server is held."""
 _MOST: Final = 1 << 40
 _FIELDS: Final = ("role", "content", "metadata", "timestamp")
+_NAMES: Final = frozenset(_FIELDS)
 
 
 class BaseMemory(ABC):
@@ -122,7 +123,7 @@ class Messages(Face):
         hold (`InvalidValue`). Nothing is stored then.
         """
         message = {"role": role, "content": content, "metadata": metadata, "timestamp": timestamp}
-        item = self._encoded(message, self._now(), "")
+        item = self._encoded(message, self._now())
         await self._write(Append(self.key_of(session_id), (item,), self._ttl))
 
     async def add_many(self, session_id: str, messages: Iterable[dict[str, Any] | Sequence[Any]]) -> None:
@@ -133,15 +134,14 @@ class Messages(Face):
         Raises as `add`, naming the message at fault.
         """
         key, now = self.key_of(session_id), self._now()
-        items = [
-            self._encoded(_message(each, f"messages[{at}]"), now, f"messages[{at}]")
-            for at, each in enumerate(_listed(messages))
-        ]
+        items = [self._encoded(_message(each, at), now, at) for at, each in enumerate(_listed(messages))]
         if items:
             await self._write(*(Append(key, part, self._ttl) for part in self._parts(items)))
 
     def _parts(self, items: Sequence[bytes]) -> list[tuple[bytes, ...]]:
         """The items in runs that the server takes at once."""
+        if len(items) <= PART and sum(map(len, items)) <= self._settings.batch_bytes:
+            return [tuple(items)]
         parts: list[tuple[bytes, ...]] = []
         part: list[bytes] = []
         size = 0
@@ -153,24 +153,25 @@ class Messages(Face):
             size += len(item)
         return [*parts, tuple(part)]
 
-    def _encoded(self, given: Message, now: str, path: str) -> bytes:
-        """The entry to store for a message of these parts, or what is wrong with it."""
+    def _encoded(self, given: Message, now: str, place: int | None = None) -> bytes:
+        """The entry to store for a message of these parts, or what is wrong with it; `place` among several."""
         part = given.get
         role, content, metadata, timestamp = part("role"), part("content"), part("metadata"), part("timestamp")
-        at = f"{path}." if path else ""
         if not isinstance(role, str) or role not in self._roles:
             allowed = ", ".join(self._roles)
-            raise InvalidArgument(f"{at}role must be one of {allowed} (REMANENCE_ROLES allows others)")
+            raise InvalidArgument(f"{_of(place)}role must be one of {allowed} (REMANENCE_ROLES allows others)")
         if not isinstance(content, str):
-            raise InvalidValue(f"{at}content must be text, not {type(content).__name__}")
+            raise InvalidValue(f"{_of(place)}content must be text, not {type(content).__name__}")
         if metadata is not None and not isinstance(metadata, dict):
-            raise InvalidValue(f"{at}metadata must be a dict, not {type(metadata).__name__}")
-        when = now if timestamp is None else _moment(timestamp, f"{at}timestamp").isoformat(timespec="microseconds")
+            raise InvalidValue(f"{_of(place)}metadata must be a dict, not {type(metadata).__name__}")
+        when = now
+        if timestamp is not None:
+            when = _moment(timestamp, f"{_of(place)}timestamp").isoformat(timespec="microseconds")
         message: Message = {"role": role, "content": content, "timestamp": when}
         if metadata:
             message["metadata"] = metadata
-        limit, depth = self._settings.value_bytes, self._settings.depth + 1
-        return codec.encode(message, limit=limit, depth=depth, path=path or "message")
+        path = "message" if place is None else f"messages[{place}]"
+        return codec.encode(message, limit=self._settings.value_bytes, depth=self._settings.depth + 1, path=path)
 
     def _now(self) -> str:
         wall = self._opener().runtime.wall()
@@ -347,12 +348,18 @@ def _listed(messages: Iterable[Any]) -> list[Any]:
     return list(messages)
 
 
-def _message(given: Any, path: str) -> Message:
+def _of(place: int | None) -> str:
+    """Where in a call of several messages something is wrong."""
+    return "" if place is None else f"messages[{place}]."
+
+
+def _message(given: Any, place: int) -> Message:
     """A message by the names of `add`."""
+    path = f"messages[{place}]"
     if isinstance(given, dict):
-        for name in given:
-            if name not in _FIELDS:
-                raise InvalidArgument(f"{path} has a field {name!r:.60} that no message has: put it into its metadata")
+        if not given.keys() <= _NAMES:
+            name = next(each for each in given if each not in _NAMES)
+            raise InvalidArgument(f"{path} has a field {name!r:.60} that no message has: put it into its metadata")
         return given
     if isinstance(given, tuple | list) and 2 <= len(given) <= len(_FIELDS):
         return dict(zip(_FIELDS, given, strict=False))

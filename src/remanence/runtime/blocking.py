@@ -6,9 +6,9 @@ loop and no hop between threads.
 
 import threading
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Generator
 from contextlib import AbstractContextManager, suppress
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 from remanence.runtime.machine import Machine
 
@@ -68,6 +68,17 @@ class ThreadTask:
         return not self._thread.is_alive()
 
 
+class _Nothing:
+    """What is awaited without a step, nor the cost of a coroutine."""
+
+    def __await__(self) -> Generator[None, None, None]:
+        return
+        yield
+
+
+_NOTHING: Final[Awaitable[None]] = _Nothing()
+
+
 class BlockingRuntime(Machine):
     """Plain threads, blocking waits, real clocks."""
 
@@ -79,8 +90,9 @@ class BlockingRuntime(Machine):
         """Block this thread."""
         time.sleep(seconds)
 
-    async def turn(self) -> None:
+    def turn(self) -> Awaitable[None]:
         """Nothing: other threads run anyway."""
+        return _NOTHING
 
     def signal(self) -> ThreadSignal:
         """A thread-safe flag."""
@@ -94,6 +106,6 @@ class BlockingRuntime(Machine):
         """A daemon thread."""
         return ThreadTask(name, work)
 
-    async def shield(self, work: Coroutine[Any, Any, None]) -> None:
+    def shield(self, work: Coroutine[Any, Any, None]) -> Awaitable[None]:
         """A thread cannot be cancelled: just run it."""
-        await work
+        return work

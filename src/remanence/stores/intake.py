@@ -30,10 +30,12 @@ class Intake:
         self._room = Room(owner.settings, owner.mutex, owner.tell)
         self._queue: list[Ticket] = []
 
+    def full(self, more: int) -> bool:
+        """Whether the journal has no room for so many writes."""
+        return self._room.lacking(self._owner.drain.journal, more)
+
     async def admitted(self, writes: Sequence[Write], limit: float) -> bool:
-        """Whether the journal has room; past its limit the setting `on_full` decides."""
-        if not self._room.lacking(self._owner.journal, len(writes)):
-            return True
+        """Whether there is room after all: the setting `on_full` decides how that is tried."""
         owner, settings = self._owner, self._settings
         while self._room.lacking(owner.journal, len(writes)):
             if settings.on_full == "drop_new":

@@ -102,7 +102,7 @@ class ResilientStore:
             raise Closed("this memory was closed: open a new one")
         wanted = ack or self._ack
         limit = self._limit(deadline)
-        if not await self._intake.admitted(writes, limit):
+        if self._intake.full(len(writes)) and not await self._intake.admitted(writes, limit):
             return [Receipt("rejected", "", reason="dropped: the journal is full") for _ in writes]
         random_bytes = self.runtime.random_bytes
         ticket = Ticket(writes, [op_id(random_bytes(16)) for _ in writes])
@@ -113,14 +113,12 @@ class ResilientStore:
             self.keeper.start()
             if ticket.load is not None:
                 await self.runtime.shield(self._lead(limit, ticket))
-            if not ticket.left:
-                return ticket.receipts
-            if wanted == "journal":
+            if ticket.left and wanted == "journal":
                 self.keeper.wake()
-            else:
+            elif ticket.left:
                 await self._await_store(ticket, limit)
             if not ticket.left:
-                return ticket.receipts
+                return ticket.receipts  # type: ignore[return-value] # each is there
             if ticket.error is not None:
                 raise ticket.error
             if wanted == "store":

@@ -38,7 +38,7 @@ class Ticket:
         self.prompt = False
         self.limit = 0.0
         self.first = 0
-        self.receipts: list[Receipt] = []
+        self.receipts: list[Receipt | None] = []
         self.left = len(op_ids)
         self.load: Load | None = None
         self.signal: Signal | None = None
@@ -55,7 +55,7 @@ class Waiting:
     def register(self, ticket: Ticket, first: int) -> None:
         """The ticket's writes are the rows of the journal from `first` on."""
         ticket.first = first
-        ticket.receipts = [Receipt("journalled", each) for each in ticket.op_ids]
+        ticket.receipts = [None] * ticket.left
         for n in range(first, first + ticket.left):
             self._tickets[n] = ticket
 
@@ -72,9 +72,11 @@ class Waiting:
 
     def receipts(self, ticket: Ticket) -> list[Receipt]:
         """A receipt for each write, in order; those not settled are journalled, and waited for no more."""
-        if ticket.left:
-            self.drop(ticket)
-        return ticket.receipts
+        self.drop(ticket)
+        return [
+            Receipt("journalled", op_id) if found is None else found
+            for op_id, found in zip(ticket.op_ids, ticket.receipts, strict=True)
+        ]
 
     def drop(self, ticket: Ticket) -> None:
         """Nobody waits for it any more."""

@@ -46,7 +46,7 @@ class Database:
         full: bool = False,
         busy_timeout: float = 1.0,
         vfs: str | None = None,
-        checkpoint_pages: int = 1000,
+        checkpoint_pages: int = 2000,
         read_only: bool = False,
         exclusive: bool = False,
     ) -> None:
