@@ -14,7 +14,16 @@ from typing import Any
 import pytest
 
 from remanence import MISSING, AsyncConversationMemory, AsyncMemory, ConversationMemory, Memory
-from remanence.errors import CorruptRecord, InvalidArgument, InvalidKey, InvalidTTL, InvalidValue, Rejected, WrongKind
+from remanence.errors import (
+    CorruptRecord,
+    InvalidArgument,
+    InvalidKey,
+    InvalidTTL,
+    InvalidValue,
+    Rejected,
+    Unavailable,
+    WrongKind,
+)
 from remanence.model import Reading, Receipt
 from remanence.testing.oracle import QUICK, Child, child, eventually
 from remanence.testing.servers import Server, available_servers
@@ -303,6 +312,29 @@ def test_of_two_racers_one_wins(memory: Any, other: Any):
         assert memory.leader == other.leader == before
 
 
+@pytest.mark.parametrize(
+    ("stored", "expected", "same"),
+    [(True, 1, False), (0, False, False), ([1, 2], (1, 2), True), (1, 1.0, True), ({"a": [True]}, {"a": [1]}, False)],
+)
+def test_values_are_compared_as_json(stored: Any, expected: Any, same: bool):
+    with Memory(backend="memory", namespace="compared") as memory:
+        memory.value = stored
+        assert memory.compare_and_set("value", expected, "won") is same
+
+
+def test_nobody_wins_while_the_server_is_away(fresh_server: Callable[..., Server], namespace: str):
+    server = fresh_server()
+    with Memory(url=server.url, namespace=namespace, **QUICK) as memory:
+        assert memory.compare_and_set("leader", MISSING, "first")
+        server.kill()
+        memory.other = 1
+        with pytest.raises(Unavailable, match="needs the server"):
+            memory.compare_and_set("leader", "first", "second")
+        assert memory.leader == "first" and memory.engine.status().pending == 1
+        server.restart()
+        assert memory.engine.flush(5.0)
+
+
 def test_updates_of_threads_lose_nothing(memory: Any, other: Any):
     calls: list[str] = []
 
@@ -385,6 +417,22 @@ def test_an_id_that_makes_no_key_is_refused(conversation: Any):
     for made in (ConversationMemory, AsyncConversationMemory):
         with pytest.raises(InvalidKey, match="conversation_id"):
             made(conversation, backend="memory")
+
+
+def test_an_id_must_leave_room_for_names():
+    with pytest.raises(InvalidKey, match="no room"):
+        ConversationMemory("x" * 511, backend="memory")
+    with pytest.raises(InvalidKey, match="escaped"):
+        ConversationMemory(":" * 300, backend="memory")
+
+
+def test_errors_name_the_place_as_it_is_seen():
+    with Memory(backend="memory", namespace="places") as memory:
+        memory.settings = {"a": [1]}
+        with pytest.raises(InvalidValue, match=r'^settings\["a"\] is of type set'):
+            memory.settings["a"].append({1})
+        with pytest.raises(AttributeError, match="_own"):
+            del memory._own
 
 
 def test_odd_names_are_told_apart(place: Place, memory: Any, other: Any):
@@ -512,6 +560,14 @@ def test_values_of_others_are_read_and_changed(server: Server, namespace: str):
             plain.set(keys.data("memory:theirs"), raw)
             memory.theirs.append(2)
             assert memory.theirs == [1, 2]
+
+
+def test_what_only_looks_like_an_envelope_is_a_value_whole(server: Server, namespace: str):
+    with Memory(url=server.url, namespace=namespace) as memory, server.client() as client:
+        client.set(Keyspace(namespace).data(memory.key_of("length")), '{"value":1,"unit":"m"}')
+        assert memory.length == {"value": 1, "unit": "m"}
+        memory.length["unit"] = "km"
+        assert memory.length == {"value": 1, "unit": "km"}
 
 
 @pytest.mark.parametrize("raw", CORRUPT)
