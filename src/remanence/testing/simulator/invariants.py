@@ -58,6 +58,7 @@ class Oracle:
         self._open: list[WatchedJournal] = []
         self._may_lose: dict[str, str] = {}
         self._owed: dict[tuple[int, str], int] = {}
+        self._given_up: dict[tuple[int, str], int] = {}
         self._passed: list[tuple[str, int, int]] = []
         self._newest: dict[str, Deed] = {}
         self.forgets = 0
@@ -112,7 +113,8 @@ class Oracle:
         """A process believes that the server has more of a lineage than before."""
         heard_since = lineage in self._ran  # else this is an answer from before the server forgot
         lenient = self.copied or self.damaged
-        if heard_since and self._owed.pop((id(journal), lineage), None) is not None and not lenient:
+        owed = self._owed.pop((id(journal), lineage), 0) if heard_since else 0
+        if owed > self._given_up.get((id(journal), lineage), 0) and not lenient:
             self.violated(f"{journal.process.name} goes on with {lineage} without a word of what was forgotten")
 
     def forked(self, journal: WatchedJournal, lineage: Lineage, keep: int, successor: str) -> None:
@@ -133,6 +135,8 @@ class Oracle:
             for journal in self._open:
                 if journal.process is process:
                     self._owed.pop((id(journal), event.lineage), None)
+                    if isinstance(event, events.DataLost):  # and should the server lose them once more, it was told
+                        self._given_up[id(journal), event.lineage] = event.last
 
     def told(self, receipts: Sequence[Receipt]) -> None:
         """A call returned."""
@@ -253,7 +257,8 @@ class Oracle:
         if change.op_id in self.results:
             self.violated(f"{change.op_id} was applied to {change.key} twice")
         refused = deed.receipt is not None and deed.receipt.state == "rejected"
-        if refused and change.result == OK and change.kind != "blank" and not self.copied:  # a copy was not told
+        unaware = self.copied or self.rolled_back  # a copy of the journal was not told
+        if refused and change.result == OK and change.kind != "blank" and not unaware:
             self.violated(f"{change.op_id} was rejected, and then applied to {change.key}")
         age = self._simulation.now - deed.at
         same_boot = deed.machine.clock.boot_id == deed.boot and not self.copied
