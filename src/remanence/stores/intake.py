@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from remanence import events
-from remanence.errors import JournalFull
+from remanence.errors import JournalFull, Unavailable
 from remanence.model import Write
 from remanence.stores.pruning import make_room
 from remanence.stores.room import Room
@@ -86,16 +86,18 @@ class Intake:
         leader = self._leader_to_be(tickets)
         load = drain.post(draft, leader.limit) if leader is not None else None
         try:
-            rows = self._append(draft, entries)
-        except BaseException:
+            rows = self._append(draft, entries, sent=load is not None)
+        except BaseException as error:
             if load is not None:
                 drain.give_up(load, journalled=False)
+                if isinstance(error, JournalFull):
+                    raise JournalFull(f"{error}; but it had left already: read before you write it again") from error
             raise
         if load is None:
             owner.drain.journalled(rows)
         elif rows is draft.rows and leader is not None:
             leader.load, owner.leader = load, leader
-        else:  # journalled under other numbers
+        else:  # at a second attempt, perhaps in a new journal
             drain.give_up(load, journalled=False)
         n = rows[0].n
         for ticket in tickets:
@@ -113,15 +115,19 @@ class Intake:
                     return ticket
         return None
 
-    def _append(self, draft: Draft, entries: Sequence[tuple[str, int, Write]]) -> list[Row]:
+    def _append(self, draft: Draft, entries: Sequence[tuple[str, int, Write]], *, sent: bool) -> list[Row]:
         journal = self._owner.journal
         try:
             journal.commit(draft)
             return draft.rows
         except JournalFull:
             make_room(journal)
-        except AlreadyThere:
-            pass  # the numbers are taken: others are found below
+        except AlreadyThere:  # the numbers are taken: others are found below
+            if sent:  # under these: under others it would be another write
+                journal.shared = True
+                raise Unavailable(
+                    f"{journal.path} is written by another process: whether this write was applied is not known"
+                ) from None
         except FileDamaged as error:
             if self._settings.on_corrupt == "raise":
                 raise

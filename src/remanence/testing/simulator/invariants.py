@@ -320,7 +320,7 @@ class Oracle:
             if deed.op_id not in place and not deed.lost and not self._reported(deed):
                 self.violated(f"write {deed.n} ({deed.op_id}) of {deed.key}, made at {deed.at:.3f}, is lost")
             vain = self.results.get(deed.op_id) not in (None, OK, EXPIRED)
-            if vain and not deed.lost and deed.op_id not in self.recorded and not self.rolled_back:
+            if vain and not deed.lost and deed.op_id not in self.recorded and not (self.copied or self.rolled_back):
                 self.violated(f"{deed.op_id} had no effect on {deed.key}, and nobody keeps it")
         for path, deeds in self._files.items():
             order = [place[deed.op_id] for deed in deeds if deed.op_id in place]
