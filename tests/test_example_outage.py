@@ -55,7 +55,7 @@ def started(*arguments: object) -> "subprocess.CompletedProcess[str]":
 
 @pytest.mark.slow
 def test_every_message_survives(talks: Path, server_kind: str):
-    flag = "valkey" if server_kind == "valkey" else "redis-server"
+    flag = "valkey" if server_kind == "valkey" else "redis"
     ended = started(talks, "--server", flag, "--processes", 2, "--seconds", 1.5, "--json")
     assert (ended.returncode, ended.stderr) == (0, "")
     told = json.loads(ended.stdout)

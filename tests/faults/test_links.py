@@ -14,23 +14,13 @@ import pytest
 
 from remanence import AsyncMemory, Memory
 from remanence.model import Append
-from remanence.runtime.blocking import run
 from remanence.testing.faults import FaultProxy
 from remanence.testing.oracle import QUICK, child, eventually, judge, open_files, stored_value
 from remanence.testing.servers import PortClaim, Server
+from remanence.testing.simple import append, items_of
 from remanence.wire.keys import Keyspace
 
 Fresh = Callable[..., Server]
-
-
-def append(memory: Memory, *items: str) -> None:
-    run(memory.engine.gateway.write([Append("list", tuple(item.encode() for item in items))]))
-
-
-def items_of(server: Server, namespace: str) -> list[str]:
-    with closing(server.client()) as client:
-        found: Any = client.lrange(Keyspace(namespace).data("list"), 0, -1)
-        return [item.decode() for item in found]
 
 
 def number_of(server: Server, namespace: str, name: str = "n") -> Any:

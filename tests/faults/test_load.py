@@ -6,9 +6,7 @@ import json
 import threading
 import time
 from collections.abc import Callable
-from contextlib import closing
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -18,15 +16,9 @@ from remanence.runtime.blocking import run
 from remanence.testing.faults import FaultProxy
 from remanence.testing.oracle import QUICK, Child, child, judge
 from remanence.testing.servers import Server
-from remanence.wire.keys import Keyspace
+from remanence.testing.simple import items_of
 
 Fresh = Callable[..., Server]
-
-
-def items_of(server: Server, namespace: str) -> list[str]:
-    with closing(server.client()) as client:
-        found: Any = client.lrange(Keyspace(namespace).data("list"), 0, -1)
-        return [item.decode() for item in found]
 
 
 def resident() -> int:

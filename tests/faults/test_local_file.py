@@ -15,31 +15,12 @@ import pytest
 
 from remanence import Memory, events
 from remanence.errors import JournalFull, JournalUnusable
-from remanence.model import Append
-from remanence.runtime.blocking import run
 from remanence.testing.faults import FaultProxy
 from remanence.testing.oracle import QUICK, Heard, child
-from remanence.testing.servers import PortClaim, Server
-from remanence.wire.keys import Keyspace
+from remanence.testing.servers import Server
+from remanence.testing.simple import append, items_of, nowhere
 
 Fresh = Callable[..., Server]
-
-
-def append(memory: Memory, *items: str) -> None:
-    run(memory.engine.gateway.write([Append("list", tuple(item.encode() for item in items))]))
-
-
-def items_of(server: Server, namespace: str) -> list[str]:
-    with closing(server.client()) as client:
-        found: Any = client.lrange(Keyspace(namespace).data("list"), 0, -1)
-        return [item.decode() for item in found]
-
-
-def nowhere() -> str:
-    """The address of a server that is not there."""
-    claim = PortClaim()
-    claim.release()
-    return f"redis://127.0.0.1:{claim.number}/0"
 
 
 def healthy(path: Path) -> bool:

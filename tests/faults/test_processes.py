@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -19,15 +18,10 @@ from remanence.runtime.blocking import run
 from remanence.testing.faults import FaultProxy
 from remanence.testing.oracle import QUICK, Child, child, eventually, judge, stored_value
 from remanence.testing.servers import Server
+from remanence.testing.simple import items_of
 from remanence.wire.keys import Keyspace
 
 Fresh = Callable[..., Server]
-
-
-def items_of(server: Server, namespace: str) -> list[str]:
-    with closing(server.client()) as client:
-        found: Any = client.lrange(Keyspace(namespace).data("list"), 0, -1)
-        return [item.decode() for item in found]
 
 
 def append_all(memory: Memory, name: str, count: int, start: int = 0) -> None:

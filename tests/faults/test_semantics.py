@@ -15,7 +15,8 @@ from remanence.model import Append, Put
 from remanence.runtime.blocking import run
 from remanence.testing.faults import FaultProxy
 from remanence.testing.oracle import QUICK, Child, Heard, child, eventually, judge, stored_value
-from remanence.testing.servers import PortClaim, Server
+from remanence.testing.servers import Server
+from remanence.testing.simple import nowhere
 from remanence.wire.keys import Keyspace
 
 Fresh = Callable[..., Server]
@@ -224,12 +225,6 @@ def test_t39_poison_in_the_middle(server: Server, namespace: str):
 
 
 # --- the journal's limit --------------------------------------------------------------------------
-
-
-def nowhere() -> str:
-    claim = PortClaim()
-    claim.release()
-    return f"redis://127.0.0.1:{claim.number}/0"
 
 
 @pytest.mark.parametrize("limit", [{"journal_rows": 20}, {"journal_bytes": 4096}])

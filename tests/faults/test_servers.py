@@ -10,8 +10,6 @@ from typing import Any
 import pytest
 
 from remanence import Memory, events
-from remanence.model import Append
-from remanence.runtime.blocking import run
 from remanence.testing.oracle import (
     QUICK,
     Heard,
@@ -23,6 +21,7 @@ from remanence.testing.oracle import (
     stored_value,
 )
 from remanence.testing.servers import PortClaim, Server
+from remanence.testing.simple import append, items_of
 from remanence.wire.keys import Keyspace
 
 Fresh = Callable[..., Server]
@@ -62,16 +61,6 @@ def settle(url: str, namespace: str, timeout: float = 20.0) -> None:
             return all(str(path) in held for path in others)
 
         assert eventually(all_adopted, timeout), "journals of ended writers were not adopted"
-
-
-def append(memory: Memory, *items: str) -> None:
-    run(memory.engine.gateway.write([Append("list", tuple(item.encode() for item in items))]))
-
-
-def items_of(server: Server, namespace: str) -> list[str]:
-    with closing(server.client()) as client:
-        found: Any = client.lrange(Keyspace(namespace).data("list"), 0, -1)
-        return [item.decode() for item in found]
 
 
 def kill_writers(server: Server, folder: Path, start: Callable[..., Writer], rounds: int) -> int:
