@@ -52,7 +52,7 @@ def run(call: Namespace, output: Output) -> int:
             try:
                 for read in work.lines(file):
                     progress.advance(task, read)
-            except BaseException:
+            except BaseException:  # Ctrl-C too: what is stored stays, and is told before it is raised
                 output.note(f"{work.stored:,} records were imported before this:")
                 raise
     output.facts({"file": name, "records": work.stored, "skipped": work.skipped, "complete": work.complete})

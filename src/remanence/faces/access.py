@@ -1,7 +1,7 @@
 """What every face does with its gateway: lifetimes checked, receipts read, deadlines passed on."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
@@ -58,8 +58,3 @@ def refusal(write: Write, receipt: Receipt) -> Exception:
     if receipt.reason == WRONG_KIND or "another type" in receipt.reason:
         return WrongKind(f"{write.key} holds another type of value than this write needs; nothing was changed")
     return Rejected(f"the write to {write.key} had no effect: {receipt.reason}", receipt.reason)
-
-
-def all_of(pages: Sequence[Sequence[str]]) -> list[str]:
-    """Keys of several pages, each once, in order of first sight."""
-    return list(dict.fromkeys(key for page in pages for key in page))

@@ -58,8 +58,8 @@ class Reader:
                 break
             try:
                 readings = await self._from_store(asks, limit)
-                if owner.drain.unsure or readings is None:
-                    await self._assure(limit)  # it went over a new connection: to a server that forgot?
+                if owner.drain.unsure or readings is None:  # by a new connection, or by another's writes
+                    await self._assure(limit)  # is it a server that forgot, or one that a copy of us writes to?
                     readings = await self._from_store(asks, limit)
                 if readings is not None:
                     return readings
@@ -83,7 +83,7 @@ class Reader:
                     await owner.lead(limit, asker)
                     return
                 await owner.runtime.sleep(0.001)  # whoever leads now asks first
-            except BaseException:
+            except BaseException:  # cancelled too: a lead that is not passed on is held for ever
                 owner.pass_on(asker)
                 raise
 
@@ -128,8 +128,9 @@ class Reader:
         told, marks = await self._owner.store.read(wide, limit, [lineage.name for _, lineage in lineages])
         self._owner.contact.reached()
         for (drain, lineage), mark in zip(lineages, marks, strict=True):
-            if not drain.follows(lineage, *mark):  # a copy of this journal writes, or our commit failed: ours are
-                drain.opened = False  # not those that have our numbers
+            if not drain.follows(lineage, *mark):
+                # a copy of this journal writes, or our commit failed: other writes have our numbers
+                drain.opened = False
                 return None
         # by the watermarks alone: rows may have been acknowledged between the answer's moment and now
         reached = [

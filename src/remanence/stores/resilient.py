@@ -128,7 +128,7 @@ class ResilientStore:
                 )
             with self.mutex:
                 return self.waiting.receipts(ticket)
-        except BaseException:
+        except BaseException:  # interrupted too: nobody may wait for what nobody waits for
             self._forsake(ticket)
             raise
 
@@ -238,7 +238,7 @@ class ResilientStore:
                     raise
                 self._damaged(drain, error)
                 return False
-            except BaseException:
+            except BaseException:  # interrupted anywhere: what is under way is unknown, the handshake finds out
                 drain.opened = False
                 raise
         return False
@@ -309,7 +309,7 @@ class ResilientStore:
         leader = Ticket((), ())
         try:
             return await self._flush(limit, leader)
-        except BaseException:
+        except BaseException:  # as in `write`
             self._forsake(leader)
             raise
 

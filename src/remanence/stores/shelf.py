@@ -39,7 +39,7 @@ class Lock:
             if os.fstat(self._fd).st_nlink == 0:  # deleted by its last holder while we waited
                 raise BlockingIOError
             self.excludes = not self._can_be_had()
-        except BaseException:
+        except BaseException:  # interrupted too: the lock lasts as long as the file is open
             os.close(self._fd)
             raise
 
