@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from remanence import events
-from remanence.errors import JournalFull, Unavailable
+from remanence.errors import Closed, JournalFull, Unavailable
 from remanence.model import Write
 from remanence.stores.pruning import make_room
 from remanence.stores.room import Room
@@ -76,6 +76,8 @@ class Intake:
 
     def _commit(self, tickets: Sequence[Ticket]) -> None:
         owner, drain, runtime = self._owner, self._owner.drain, self._runtime
+        if owner.closed:  # by another thread, since the call began: the file may be closed by now
+            raise Closed("this memory was closed: open a new one")
         wall, boot = runtime.wall(), runtime.boottime()
         tick, highest = drain.clock.tick, drain.highest
         entries: list[tuple[str, int, Write]] = []

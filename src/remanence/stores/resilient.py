@@ -234,7 +234,9 @@ class ResilientStore:
                     return False
             except FileDamaged as error:
                 drain.opened = False
-                if self.settings.on_corrupt == "raise" or self.closed:
+                if self.closed:
+                    raise Closed("this memory was closed: open a new one") from error
+                if self.settings.on_corrupt == "raise":
                     raise
                 self._damaged(drain, error)
                 return False
