@@ -114,3 +114,13 @@ def test_nothing_is_kept_where_nothing_may_be():
     assert known.get("a") is None
     assert known.get("b") is None
     database.close()
+
+
+def test_an_entry_that_cannot_be_read_is_not_known(known: Known):
+    known.put("a", Knowledge(1, Document(b"{}", "e", 1), 1.0, None))
+    known.put("b", Knowledge(2, Document(b"{}", "e", 1), 1.0, None))
+    known.save(known.dirty(10))
+    known._database.run("UPDATE known SET entry = ? WHERE key = 'a'", (b"\x94\xa1d\xc3\xc3\xc3",))
+    fresh = Known(known._database, records=100)
+    assert fresh.get("a") is None
+    assert fresh.keys("") == ["b"]

@@ -544,6 +544,34 @@ def test_the_scene_ends_well_unless(name: str, safe: bool, stage: World, monkeyp
     assert stage.network.store.dump()["list0"]
 
 
+@pytest.mark.parametrize(("times", "pause", "batches"), [(30, 0.002, 2), (120, 0.002, 4), (5, 0.02, 5)])
+def test_unawaited_writes_come_together_while_more_keep_coming(times: int, pause: float, batches: int):
+    settings = Settings.build({}, backend="redis", url="redis://simulated", linger=0.005)
+    stage = World(1, settings, machines=1)
+    (machine,) = stage.machines
+
+    async def story() -> None:
+        process = machine.start()
+        for n in range(times):
+            await process.store.write([Append("list0", (b"%d" % n,))], ack="journal")
+            await process.runtime.sleep(pause)
+        await process.store.flush(5.0)
+
+    applied = 0
+    real = MemoryStore.apply
+
+    async def counted(self: MemoryStore, batch: Batch, deadline: float) -> Any:
+        nonlocal applied
+        applied += 1
+        return await real(self, batch, deadline)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(MemoryStore, "apply", counted)
+        stage.simulation.run(story())
+    stage.close()
+    assert applied <= batches, applied
+
+
 # --- the tools ------------------------------------------------------------------------------------
 
 

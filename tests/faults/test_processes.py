@@ -279,10 +279,9 @@ import json, sys, time
 from remanence import Memory
 url, namespace, options = sys.argv[1], sys.argv[2], json.loads(sys.argv[3])
 memory = Memory(url=url, namespace=namespace, **options)
-memory.x = 0
-print("written", flush=True)
-number = 0
+memory.x = number = 0
 try:
+    print("written", flush=True)
     while True:
         number += 1
         memory.x = number

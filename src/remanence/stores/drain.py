@@ -75,6 +75,8 @@ class Drain:
         self._mutex = mutex
         self._nonce = ""
         self._generation = -1
+        self.at_hand = 4 * settings.batch_ops
+        """Writes that are kept in memory to be sent: of more than these, none."""
         self._recent: deque[Row] = deque()
         self._recent_bytes = 0
         self._flight: Flight | None = None
@@ -89,8 +91,9 @@ class Drain:
         if self._recent and rows[0].n != self._recent[-1].n + 1:
             self._forget_recent()  # a caller was interrupted after its commit, or another process wrote
         self._recent.extend(rows)
-        self._recent_bytes += sum(row.size for row in rows)
-        if len(self._recent) > 4 * self._settings.batch_ops or self._recent_bytes > 4 * self._settings.batch_bytes:
+        for row in rows:
+            self._recent_bytes += row.size
+        if len(self._recent) > self.at_hand or self._recent_bytes > 4 * self._settings.batch_bytes:
             self._forget_recent()
 
     def _forget_recent(self) -> None:

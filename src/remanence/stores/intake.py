@@ -103,7 +103,8 @@ class Intake:
             drain.give_up(load, journalled=False)
         n = rows[0].n
         for ticket in tickets:
-            owner.waiting.register(ticket, n)
+            if ticket.awaited:
+                owner.waiting.register(ticket, n)
             n += ticket.left
         if owner.tell.counted(events.Journalled, len(rows)):
             owner.tell.spread(events.Journalled(len(rows), owner.journal.pending))

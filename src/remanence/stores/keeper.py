@@ -22,6 +22,9 @@ TIDY_SECONDS = 1.0
 """How often what is known is written down and old rows are pruned."""
 REMEMBER_SECONDS = 10.0
 """How often what is known goes to disk: until then the journal's own rows hold the writes of it."""
+GATHER_SECONDS = 0.1
+"""How long unawaited writes may gather at most, while more come in each `linger`: to meet a busy caller costs
+that caller several writes' time."""
 ADOPT_SECONDS = 5.0
 """How often the folder is searched for journals left behind."""
 
@@ -85,7 +88,7 @@ class Keeper:
             await self._reconnect()
         elif owner.journal.pending:
             await self._gather()
-            await self._send(owner.drain)
+            await self._send(owner.drain, owner.settings.batch_ops if owner.settings.linger else 1)
         elif self._due("_beaten", owner.settings.heartbeat):
             await self._beat()
         if owner.contact.available and not owner.closed:
@@ -102,9 +105,14 @@ class Keeper:
 
     async def _gather(self) -> None:
         """Let writes that nobody waits for come together: a batch costs the server and us far less than its parts."""
-        owner = self._owner
-        if owner.settings.linger and owner.waiting.nobody and not owner.closed:
-            await self._runtime.sleep(owner.settings.linger)
+        owner, before = self._owner, 0
+        linger, most = owner.settings.linger, owner.drain.at_hand
+        limit = self._runtime.monotonic() + max(linger, GATHER_SECONDS)
+        while before < owner.journal.pending < most and self._runtime.monotonic() < limit:
+            if not owner.waiting.nobody or owner.closed:
+                return
+            before = owner.journal.pending
+            await self._runtime.sleep(linger)
 
     async def _reconnect(self) -> None:
         owner = self._owner
@@ -116,8 +124,9 @@ class Keeper:
                 done = waiting - min(waiting, owner.journal.pending)
                 owner.tell.tell(events.Replayed(done, self._runtime.monotonic() - started), done)
 
-    async def _send(self, drain: Drain) -> None:
-        while drain.journal.pending and not self._owner.closed and await self._lead_once(drain):
+    async def _send(self, drain: Drain, least: int = 1) -> None:
+        """One batch, and more while that many writes are left: fewer had better gather again."""
+        while not self._owner.closed and await self._lead_once(drain) and drain.journal.pending >= least:
             await self._runtime.turn()
 
     async def _lead_once(self, drain: Drain) -> bool:

@@ -61,10 +61,10 @@ class Known:
         self._size = 0
         self._entries: OrderedDict[str, Knowledge] = OrderedDict()
         self._sizes: dict[str, int] = {}
-        self._dirty: set[str] = set()
+        self._dirty: dict[str, None] = {}  # in order: a history must come out the same each time it is played
         self._lately: dict[str, Knowledge] = {}
         """What was put since the last look: of many writes to a key only the last need be filed."""
-        self._ageless: set[str] = set()
+        self._ageless: dict[str, None] = {}
 
     def get(self, key: str) -> Knowledge | None:
         """What is known of `key`, from memory or disk."""
@@ -77,16 +77,17 @@ class Known:
         if not rows:
             return None
         n, data, wall, expires = rows[0]
-        return Knowledge(n, _decoder.decode(data), wall, expires)
+        entry = _read(data)
+        return None if entry is None else Knowledge(n, entry, wall, expires)
 
     def heard(self, key: str, knowledge: Knowledge) -> None:
         """Remember what the server said; how long it lives is to be asked later (`ageless`)."""
-        self._ageless.add(key)
+        self._ageless[key] = None
         self.put(key, knowledge)
 
     def ageless(self, most: int) -> list[str]:
         """Some keys whose lifetime was not asked yet; they are not given again."""
-        return [self._ageless.pop() for _ in range(min(most, len(self._ageless)))]
+        return [self._ageless.popitem()[0] for _ in range(min(most, len(self._ageless)))]
 
     def put(self, key: str, knowledge: Knowledge) -> None:
         """Remember, newest last; what no longer fits in memory goes to disk."""
@@ -109,7 +110,7 @@ class Known:
         self._sizes[key] = size
         self._entries[key] = knowledge
         self._entries.move_to_end(key)
-        self._dirty.add(key)
+        self._dirty[key] = None
 
     def _release(self, key: str) -> None:
         if self._entries.pop(key, None) is not None:
@@ -147,7 +148,7 @@ class Known:
         self._file()
         for key in keys:
             self._release(key)
-            self._dirty.discard(key)
+            self._dirty.pop(key, None)
         self._database.many("DELETE FROM known WHERE key = ?", [(key,) for key in keys])
 
     def dirty(self, most: int) -> list[str]:
@@ -163,7 +164,8 @@ class Known:
             if (k := self._entries.get(key)) is not None
         ]
         self._database.many("INSERT OR REPLACE INTO known VALUES (?, ?, ?, ?, ?)", rows)
-        self._dirty.difference_update(keys)
+        for key in keys:
+            self._dirty.pop(key, None)
 
     def trim(self) -> None:
         """Forget the oldest entries on disk past the number of records kept."""
@@ -181,7 +183,16 @@ class Known:
             "SELECT key, entry FROM known WHERE key >= ? AND substr(key, 1, ?) = ?",
             (prefix, len(prefix), prefix),
         )
-        return [key for key, data in rows if exists(_decoder.decode(data))]
+        return [key for key, data in rows if (entry := _read(data)) is not None and exists(entry)]
+
+
+def _read(data: bytes) -> Entry | None:
+    """An entry as the file has it; None where it cannot be read, for what is known can be asked again."""
+    try:
+        entry: Entry = _decoder.decode(data)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return None
+    return entry
 
 
 def exists(entry: Entry) -> bool:

@@ -14,11 +14,12 @@ if TYPE_CHECKING:
 class Ticket:
     """A caller's writes on their way: which are settled, and the signal it waits for.
 
-    `prompt`: it waits for the store, until `limit`, and that is long enough to lead.
+    `awaited`: it is told when the store has them. `prompt`: it waits for that, until `limit`, long enough to lead.
     `load`: its writes, and others', under way.
     """
 
     __slots__ = (
+        "awaited",
         "error",
         "first",
         "left",
@@ -35,6 +36,7 @@ class Ticket:
     def __init__(self, writes: Sequence[Write], op_ids: Sequence[str]) -> None:
         self.writes = writes
         self.op_ids = op_ids
+        self.awaited = True
         self.prompt = False
         self.limit = 0.0
         self.first = 0
