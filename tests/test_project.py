@@ -23,10 +23,12 @@ MOST_LINES = 400
 
 FLOORS = (
     {"errors"},
+    {"options"},
     {"model", "settings"},
     {"protocols", "events"},
     {"wire", "runtime"},
-    {"stores", "feed", "search"},
+    {"feed"},
+    {"stores", "search"},
     {"faces"},
     {"engine"},
     {"sync", "aio", "integrations"},

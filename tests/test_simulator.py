@@ -355,7 +355,7 @@ async def older_lineage_forgotten(stage: World) -> None:
         answer = execute(request, late=late)
         if not stage.network.snapshots and len(stage.network.store.snapshot().marks) == 2:
             stage.network.snapshot()
-        if not stage.oracle.forgets and len(stage.network.store.changes()) == 3:
+        if not stage.oracle.forgets and len(stage.network.store.log()) == 3:
             stage.simulation.after(0.0, lambda: stage.network.forget(everything=False))
         return answer
 

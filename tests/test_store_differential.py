@@ -257,7 +257,7 @@ def same_bytes(model: MemoryStore, server: OnServer) -> None:
     assert server.dump() == model.dump()
     dead = model.snapshot().tombstones
     assert server.tombstones() == {key: b"%s%016d" % (etag.encode(), hlc) for key, ((etag, hlc), _) in dead.items()}
-    told = [f"{c.op_id} {c.lineage} {c.seq} {c.kind} {c.result} {server.keys.data(c.key)}" for c in model.changes()]
+    told = [f"{c.op_id} {c.lineage} {c.seq} {c.kind} {c.result} {server.keys.data(c.key)}" for c in model.log()]
     assert server.log() == [entry.encode() for entry in told]
 
 

@@ -124,7 +124,7 @@ class TestState(MemoryCase):
         self.open()
         self.send(1, put(1), delete(2, "d"))
         self.memory.restore()
-        assert self.memory.dump() == {} and self.memory.changes() == [] and self.pages("", 9) == []
+        assert self.memory.dump() == {} and self.memory.log() == [] and self.pages("", 9) == []
         assert self.send(3, put(3)).status == "fenced"
         assert self.apply(put(1, "d", live=False)) == ["ok"]
 
@@ -136,7 +136,7 @@ class TestState(MemoryCase):
     def test_changes_tell_what_each_op_became(self) -> None:
         self.open()
         self.send(1, put(1), append(2, "k"), delete(3, base="x"))
-        told = [(c.lineage, c.seq, c.op_id, c.key, c.kind, c.result) for c in self.memory.changes()]
+        told = [(c.lineage, c.seq, c.op_id, c.key, c.kind, c.result) for c in self.memory.log()]
         assert told == [
             ("L", 1, op_id(1), "k", "put", "ok"),
             ("L", 2, op_id(2), "k", "append", "wrongtype"),
@@ -160,7 +160,7 @@ class TestLog(MemoryCase):
         self.memory.restore()
         self.open()
         self.send(1, *(put(n) for n in range(1, 10)))
-        assert len(self.memory.changes()) == 5, "an emptied log keeps its bound"
+        assert len(self.memory.log()) == 5, "an emptied log keeps its bound"
 
 
 class Counting:
@@ -195,7 +195,7 @@ def test_the_mutex_is_held_in_every_call() -> None:
     store.plant("k", b"x")
     store.dump()
     store.restore(store.snapshot())
-    store.changes()
+    store.log()
     assert mutex.entered == 12
 
 

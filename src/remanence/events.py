@@ -158,6 +158,30 @@ class OrphanAdopted(Event, frozen=True):
     pending: int
 
 
+class Resynced(Event, frozen=True):
+    """The change log is not the one that was followed: what was heard of some keys may not hold."""
+
+    level = "WARNING"
+    text = "the change log was cut off or changed its past: listeners told to read again ({keys} key(s), -1: all)"
+    keys: int
+
+
+class ListenerFailed(Event, frozen=True):
+    """A listener's callback raised; it is called again with the next change."""
+
+    level = "ERROR"
+    text = "a listener failed ({error}): it hears the next change all the same"
+    error: str
+
+
+class FeedFailed(Event, frozen=True):
+    """The change log could not be read for a reason of ours or of the data's."""
+
+    level = "ERROR"
+    text = "the change log cannot be read: {reason}"
+    reason: str
+
+
 class RecordSkipped(Event, frozen=True):
     """A stored entry that cannot be read was left out of an answer."""
 

@@ -146,6 +146,47 @@ class Reached(NamedTuple):
 NOWHERE: Final = Reached(0, "")
 
 
+class Cursor(NamedTuple):
+    """A place in the change log: the position of an entry and the op that it tells of, which must both be there."""
+
+    position: str = ""
+    op_id: str = ""
+
+
+BEGINNING: Final = Cursor()
+"""Before the first entry of the log, whichever that is by now."""
+
+
+class Change(msgspec.Struct, frozen=True):
+    """An entry of the change log: what an op came to. It tells which record changed, not what is in it."""
+
+    position: str
+    op_id: str
+    lineage: str
+    seq: int
+    kind: str
+    """put, delete, append, touch or blank."""
+    result: str
+    """One of the result codes below; only "ok" and "expired" changed anything."""
+    key: str
+
+    @property
+    def cursor(self) -> Cursor:
+        """From here on, what comes behind this entry."""
+        return Cursor(self.position, self.op_id)
+
+
+class Changes(msgspec.Struct, frozen=True):
+    """Some of the change log: its entries in order, and the cursor behind them.
+
+    `whole`: the entry of the cursor they were asked by is still in the log, so nothing is missing between.
+    """
+
+    entries: Sequence[Change]
+    cursor: Cursor
+    whole: bool = True
+
+
 OK: Final = "ok"
 CONFLICT: Final = "conflict"
 """The base etag did not match: nothing written."""
@@ -178,6 +219,34 @@ class Outcome(msgspec.Struct, frozen=True):
     results: Sequence[str] = ()
     moved: bool = False
     current: bytes | None = None
+
+
+class Wanted(msgspec.Struct, frozen=True):
+    """The keys a listener wants to hear of: some, and all that begin like one of `prefixes`."""
+
+    keys: tuple[str, ...] = ()
+    prefixes: tuple[str, ...] = ()
+
+    def matches(self, key: str) -> bool:
+        """Whether a change of `key` is wanted."""
+        return key in self.keys or key.startswith(self.prefixes)
+
+
+RESYNC: Final = "resync"
+"""The kind of a notice that what was heard may not hold: read again."""
+
+
+class Notice(msgspec.Struct, frozen=True):
+    """A key has changed. `kind` is put, delete, append or touch, or "resync"; a resync without a key concerns all.
+
+    `cursor` is where the log of partition `source` stood then.
+    """
+
+    key: str
+    kind: str
+    cursor: Cursor
+    op_id: str = ""
+    source: int = 0
 
 
 class Record(msgspec.Struct, frozen=True):

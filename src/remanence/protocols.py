@@ -11,7 +11,21 @@ from typing import Any, Literal, Protocol
 
 import msgspec
 
-from remanence.model import Batch, Op, Outcome, Reached, Reading, Receipt, Record, Watermark, Write
+from remanence.model import (
+    Batch,
+    Changes,
+    Cursor,
+    Notice,
+    Op,
+    Outcome,
+    Reached,
+    Reading,
+    Receipt,
+    Record,
+    Wanted,
+    Watermark,
+    Write,
+)
 
 
 class Signal(Protocol):
@@ -161,6 +175,15 @@ class Store(Protocol):
     async def history(self, lineage: str, limit: int, deadline: float) -> list[tuple[int, str]]:
         """The newest (seq, op_id) of a lineage still in the change log, newest first."""
 
+    async def changes(self, after: Cursor, count: int, wait: float, deadline: float) -> Changes:
+        """At most `count` entries of the change log behind `after`.
+
+        Where there are none yet, a store that can be waited for waits up to `wait` seconds for the first.
+        """
+
+    async def latest(self, deadline: float) -> Cursor:
+        """The end of the change log; `BEGINNING` where it is empty."""
+
     async def facts(self, deadline: float) -> Mapping[str, str]:
         """Server facts for people: kind, version, memory policy, persistence, used memory, keys."""
 
@@ -171,6 +194,30 @@ class Store(Protocol):
 Ack = Literal["auto", "journal", "store"]
 """What a write waits for: "auto" the store, or its journal when the deadline passes or the store is
 away; "journal" the journal alone; "store" the store, raising when the deadline passes."""
+
+
+class Watching(Protocol):
+    """Hears of the changes of some keys, in the order of the change log."""
+
+    @property
+    def cursor(self) -> str:
+        """Where to go on later, behind what was heard so far; "" before anything is known."""
+
+    @property
+    def closed(self) -> bool:
+        """Whether there is nothing more to come: it was closed, or what it listened to."""
+
+    async def ready(self, timeout: float) -> bool:
+        """Wait until nothing that changes from now on is missed; False after `timeout` seconds."""
+
+    async def next(self, timeout: float | None) -> Notice | None:
+        """The next notice; None after `timeout` seconds without one, or when closed."""
+
+    def failed(self, error: str) -> None:
+        """Tell observers that the listener's callback raised an error of this type."""
+
+    def close(self) -> None:
+        """Hear no more."""
 
 
 class Gateway(Protocol):
@@ -194,6 +241,9 @@ class Gateway(Protocol):
 
     async def scan(self, prefix: str, cursor: str = "", count: int = 500) -> tuple[list[str], str]:
         """One page of keys, as `Store.scan`, pending writes included."""
+
+    def watch(self, wanted: Wanted, since: str | None = None) -> Watching:
+        """Hear of changes from now on, or from a `Watching.cursor` on. Raises `InvalidArgument` for another text."""
 
     async def status(self) -> "Status":
         """Depth, lag, last contact and counters, without asking the server."""

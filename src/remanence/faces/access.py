@@ -6,7 +6,8 @@ from datetime import timedelta
 from typing import Any
 
 from remanence.errors import Conflict, InvalidTTL, Rejected, WrongKind
-from remanence.model import CONFLICT, NEVER, WRONG_KIND, Reading, Receipt, Write
+from remanence.faces.watching import Named, Watcher
+from remanence.model import CONFLICT, NEVER, WRONG_KIND, Reading, Receipt, Wanted, Write
 from remanence.protocols import Ask, Gateway
 from remanence.settings import Settings
 
@@ -46,6 +47,9 @@ class Face:
 
     async def _tell(self, *asks: Ask) -> list[Reading[Any]]:
         return await self._opener().read(asks)
+
+    def _watch(self, wanted: Wanted, named: Named, since: str | None, timeout: float | None) -> Watcher:
+        return Watcher(self._opener().watch(wanted, since), named, timeout)
 
     async def _scan(self, prefix: str, cursor: str = "") -> tuple[list[str], str]:
         return await self._opener().scan(prefix, cursor)

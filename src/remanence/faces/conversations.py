@@ -38,7 +38,8 @@ from remanence.faces.conversation_types import (
     texts,
     understood,
 )
-from remanence.model import CONFLICT, Delete, Edit, Patch, Put, Reading, Record, Write
+from remanence.faces.watching import Callback, Watcher, start
+from remanence.model import CONFLICT, Delete, Edit, Patch, Put, Reading, Record, Wanted, Write
 from remanence.protocols import Fetch, Gateway
 from remanence.settings import Settings
 from remanence.stores.edits import NOT_A_CONTAINER, PATH_GONE, edit
@@ -83,6 +84,9 @@ def process_settings(options: dict[str, Any]) -> Settings:
     return Settings.build(**{**options, "backend": "memory"})
 
 
+_KINDS: Final = frozenset(str(kind) for kind in ConversationMemoryType)
+
+
 class Conversations(Face):
     """The memories of conversations, as coroutines. `RedisWorkingMemoryManager` and others are made of it.
 
@@ -121,6 +125,26 @@ class Conversations(Face):
 
     def _begin(self, kind: ConversationMemoryType) -> str:
         return f"{self.prefix}:{kind}:"
+
+    def watch(self, *inputs: Asked, since: str | None = None, timeout: float | None = None) -> Watcher:
+        """The conversations whose memory changes from now on: these, or all of every memory type.
+
+        `name` is the conversation's id, behind its type and a colon where it is no working memory; see
+        `Memory.watch`.
+        """
+        keys = tuple(self.key_of(each) for each in inputs)
+        prefix = f"{self.prefix}:"
+        working = self._begin(ConversationMemoryType.WORKING_MEMORY)
+
+        def named(key: str) -> str | None:
+            kind = key.removeprefix(prefix).partition(":")[0]
+            return key.removeprefix(working).removeprefix(prefix) if kind in _KINDS else None
+
+        return self._watch(Wanted(keys) if keys else Wanted((), (prefix,)), named, since, timeout)
+
+    def on_change(self, callback: Callback, *inputs: Asked, since: str | None = None) -> Watcher:
+        """Have `callback` called with each change, in the background; see `Memory.on_change`."""
+        return start(self._opener(), self.watch(*inputs, since=since), callback)
 
     # --- the four verbs ---------------------------------------------------------------------------
 

@@ -15,7 +15,8 @@ from remanence.errors import InvalidArgument, InvalidSetting, InvalidValue
 from remanence.events import Event, RecordSkipped
 from remanence.faces.access import Face, ttl_ms
 from remanence.faces.history import PAGE, Message, Search
-from remanence.model import NEVER, Append, Delete, Reading
+from remanence.faces.watching import Callback, Watcher, start
+from remanence.model import NEVER, Append, Delete, Reading, Wanted
 from remanence.protocols import Ask, Gateway, Length, Lifetime, Tail
 from remanence.settings import Settings
 from remanence.wire import codec
@@ -255,6 +256,16 @@ class Messages(Face):
         """Seconds the session has left: None for ever, 0 where there is none."""
         left: int = (await self._told(Lifetime(self.key_of(session_id)))).value
         return None if left == -1 else max(0, left) / 1000
+
+    def watch(self, *session_ids: str, since: str | None = None, timeout: float | None = None) -> Watcher:
+        """The sessions that change from now on: these, or all. `name` is the session's id; see `Memory.watch`."""
+        keys = tuple(self.key_of(each) for each in session_ids)
+        wanted = Wanted(keys) if keys else Wanted((), (self._prefix,))
+        return self._watch(wanted, lambda key: key.removeprefix(self._prefix), since, timeout)
+
+    def on_change(self, callback: Callback, *session_ids: str, since: str | None = None) -> Watcher:
+        """Have `callback` called with each change, in the background; see `Memory.on_change`."""
+        return start(self._opener(), self.watch(*session_ids, since=since), callback)
 
     async def sessions(self, prefix: str = "", limit: int | None = None) -> list[str]:
         """The ids of sessions that begin with `prefix` (taken literally), at most `limit`, in no order.

@@ -18,7 +18,8 @@ from remanence.errors import (
     UnavailableAttribute,
 )
 from remanence.faces.access import Face, ttl_ms
-from remanence.model import ABSENT, JSON, KEEP_TTL, Delete, Edit, Patch, Put, Reading, Receipt, Record, Touch
+from remanence.faces.watching import Callback, Watcher, start
+from remanence.model import ABSENT, JSON, KEEP_TTL, Delete, Edit, Patch, Put, Reading, Receipt, Record, Touch, Wanted
 from remanence.protocols import Fetch, Gateway, Lifetime
 from remanence.settings import Settings
 from remanence.stores.edits import edit
@@ -200,6 +201,35 @@ class State(Face):
             if receipt.state != "rejected":
                 return value
         raise Rejected(f"{key} was changed by others {ATTEMPTS} times in a row", "contention")
+
+    # --- what others change ---------------------------------------------------------------------
+
+    def watch(
+        self, *names: str, prefix: str | None = None, since: str | None = None, timeout: float | None = None
+    ) -> Watcher:
+        """What changes from now on: of these names, of those that begin with `prefix`, or of all.
+
+        Each change is heard once, in order, also those of this process; a change inside a value is "set".
+        `since` goes on behind the `cursor` of an earlier change or watch. After `timeout` seconds without
+        a change the iteration ends. Values are not in it: `get` the name.
+        """
+        keys = tuple(self.key_of(name) for name in names)
+        wanted = Wanted(keys) if keys and prefix is None else Wanted(keys, (self._prefix,))
+
+        def named(key: str) -> str | None:
+            name = self._name(key)
+            return name if name is not None and (key in keys or name.startswith(prefix or "")) else None
+
+        return self._watch(wanted, named, since, timeout)
+
+    def on_change(
+        self, callback: Callback, *names: str, prefix: str | None = None, since: str | None = None
+    ) -> Watcher:
+        """Have `callback` called with each change, in the background, until the watcher given here is closed.
+
+        Arguments as `watch`. It may be slow, wait, or raise (`ListenerFailed`) without anybody else noticing.
+        """
+        return start(self._opener(), self.watch(*names, prefix=prefix, since=since), callback)
 
     # --- lifetimes and names --------------------------------------------------------------------
 

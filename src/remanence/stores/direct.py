@@ -8,7 +8,9 @@ from typing import Any
 
 from remanence import events
 from remanence.errors import Closed
-from remanence.model import EXPIRED, OK, REFUSED, Batch, Outcome, Reading, Receipt, Write
+from remanence.feed.feed import Feed
+from remanence.feed.watch import Watch
+from remanence.model import EXPIRED, OK, REFUSED, Batch, Outcome, Reading, Receipt, Wanted, Write
 from remanence.protocols import Ack, Ask, Fetch, Runtime, Status, Store
 from remanence.settings import Settings
 from remanence.stores.known import Document, of_record
@@ -40,6 +42,7 @@ class DirectStore:
         self._durable = durable
         self._clock = 0
         self._last: float | None = None
+        self._feed = Feed(store, runtime, tell)
 
     async def write(
         self, writes: Sequence[Write], *, ack: Ack | None = None, deadline: float | None = None
@@ -102,6 +105,11 @@ class DirectStore:
         if self.closed:
             raise Closed("this memory was closed: open a new one")
 
+    def watch(self, wanted: Wanted, since: str | None = None) -> Watch:
+        """See `Gateway.watch`."""
+        self._check_open()
+        return Watch([self._feed], wanted, self.runtime, since)
+
     async def status(self) -> Status:
         """See `Gateway.status`."""
         return Status(
@@ -128,6 +136,7 @@ class DirectStore:
         """See `Gateway.close`."""
         if not self.closed:
             self.closed = True
+            self._feed.close()
             await self.store.close()
 
 

@@ -5,29 +5,33 @@ from bisect import bisect_left, bisect_right
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from itertools import islice
 from typing import Any
 
 import msgspec
 
 from remanence.errors import WrongKind
-from remanence.model import KEEP_TTL, NEVER, NOWHERE, Batch, Op, Outcome, Reached, Record, Watermark
+from remanence.model import (
+    BEGINNING,
+    KEEP_TTL,
+    NEVER,
+    NOWHERE,
+    Batch,
+    Change,
+    Changes,
+    Cursor,
+    Op,
+    Outcome,
+    Reached,
+    Record,
+    Watermark,
+)
 from remanence.protocols import Ask, Fetch, Length, Lifetime, Tail, Told
 from remanence.stores.rules import LEAD, NOTHING, Mark, Stamp, admitted, follow, span
 from remanence.wire.codec import split, stamped
 
 Value = bytes | list[bytes]
 _SWEEP = 1000  # ops between two looks at everything that may have expired, at least
-
-
-class Change(msgspec.Struct, frozen=True):
-    """An entry of the change log."""
-
-    lineage: str
-    seq: int
-    op_id: str
-    key: str
-    kind: str
-    result: str
 
 
 class Snapshot(msgspec.Struct):
@@ -38,12 +42,14 @@ class Snapshot(msgspec.Struct):
     tombstones: dict[str, tuple[Stamp, int]]
     marks: dict[str, tuple[Mark, int]]
     log: deque[Change]
+    logged: int = 0
+    """Entries the log ever had."""
 
     def copy(self) -> "Snapshot":
         """A state that shares nothing with this one that can change."""
         values = {key: _copied(value) for key, value in self.values.items()}
         return Snapshot(
-            values, self.ends.copy(), self.tombstones.copy(), self.marks.copy(), self.log.copy()
+            values, self.ends.copy(), self.tombstones.copy(), self.marks.copy(), self.log.copy(), self.logged
         )  # fmt: skip
 
 
@@ -138,6 +144,22 @@ class MemoryStore:
             log = reversed(self._shelf.state.log)
             return [(change.seq, change.op_id) for change in log if change.lineage == lineage][:limit]
 
+    async def changes(self, after: Cursor, count: int, wait: float, deadline: float) -> Changes:
+        """See `Store.changes`. Never waits."""
+        with self._mutex:
+            log = self._shelf.state.log
+            start = int(after.position or 0)
+            skipped = max(0, start - (self._shelf.state.logged - len(log)))
+            entries = list(islice(log, skipped, skipped + count))
+            whole = after == BEGINNING or (0 < skipped <= len(log) and log[skipped - 1].cursor == after)
+            return Changes(entries, entries[-1].cursor if entries else after, whole)
+
+    async def latest(self, deadline: float) -> Cursor:
+        """See `Store.latest`."""
+        with self._mutex:
+            log = self._shelf.state.log
+            return log[-1].cursor if log else BEGINNING
+
     async def facts(self, deadline: float) -> Mapping[str, str]:
         """See `Store.facts`."""
         with self._mutex:
@@ -162,7 +184,7 @@ class MemoryStore:
         with self._mutex:
             return self._at_now().living()
 
-    def changes(self) -> list[Change]:
+    def log(self) -> list[Change]:
         """The change log, oldest first."""
         with self._mutex:
             return list(self._shelf.state.log)
@@ -268,7 +290,8 @@ class _Shelf:
 
     def announce(self, lineage: str, seq: int, op: Op, result: str) -> None:
         kind = type(op.write).__name__.lower()
-        self.state.log.append(Change(lineage, seq, op.op_id, op.write.key, kind, result))
+        self.state.logged += 1
+        self.state.log.append(Change(str(self.state.logged), op.op_id, lineage, seq, kind, result, op.write.key))
 
     def mark(self, lineage: str) -> Mark | None:
         mark, end = self.state.marks.get(lineage, (None, 0))

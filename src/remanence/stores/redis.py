@@ -5,7 +5,22 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from remanence.errors import RemanenceError, WrongKind
-from remanence.model import Append, Batch, Delete, Op, Outcome, Put, Reached, Record, Touch, Watermark
+from remanence.model import (
+    BEGINNING,
+    Append,
+    Batch,
+    Change,
+    Changes,
+    Cursor,
+    Delete,
+    Op,
+    Outcome,
+    Put,
+    Reached,
+    Record,
+    Touch,
+    Watermark,
+)
 from remanence.protocols import Ask, Fetch, Length, Lifetime, Runtime, Tail, Told
 from remanence.wire import codec
 from remanence.wire.keys import Keyspace, glob_literal
@@ -103,6 +118,7 @@ class RedisStore:
         self._keys = keyspace
         self._writer = LinkPool(counted, runtime, 1)
         self._readers = LinkPool(counted, runtime, pool)
+        self._follower = LinkPool(connect, runtime, 1)  # one of its own, for it is blocked nearly always
         self._limits = f" {log_length} {int(tombstone_ttl * 1000)}"
         self._watermark_ms = str(int(watermark_ttl * 1000))
         self._apply, self._open, self._forward = (Script(f"{n}.lua") for n in ("apply", "open", "forward"))
@@ -211,6 +227,39 @@ class RedisStore:
             before = "(" + page[-1][0].decode()
         return found[:limit]
 
+    async def changes(self, after: Cursor, count: int, wait: float, deadline: float) -> Changes:
+        """See `Store.changes`. Asks for the cursor's entry behind the reading: what is cut off goes from the front."""
+        position = after.position or "0-0"
+        read = ["XREAD", "COUNT", str(count), "STREAMS", self._keys.log, position]
+        if wait > 0:
+            read[3:3] = ["BLOCK", str(max(1, int(wait * 1000)))]
+        commands: list[Command] = [read, ("XRANGE", self._keys.log, position, position)]
+        pool = self._follower if wait > 0 else self._readers
+        told, there = await pool.use(deadline, lambda link: link.exchange(commands, deadline))
+        raw = _checked(told)[0][1] if _checked(told) else []
+        entries = [entry for each in raw if (entry := self._change(each)) is not None]
+        cursor = after
+        if raw:
+            last = self._change(raw[-1])
+            cursor = last.cursor if last else Cursor(raw[-1][0].decode(), "")
+        whole = after == BEGINNING or any(_op_of(each) == after.op_id for each in _checked(there))
+        return Changes(entries, cursor, whole)
+
+    async def latest(self, deadline: float) -> Cursor:
+        """See `Store.latest`."""
+        reply = (await self._exchange([("XREVRANGE", self._keys.log, "+", "-", "COUNT", "1")], deadline))[0]
+        for each in _checked(reply):
+            return Cursor(each[0].decode(), _op_of(each))
+        return BEGINNING
+
+    def _change(self, raw: Any) -> Change | None:
+        """An entry of the log; None for one that others put there."""
+        words = _text(raw).split(" ", 5)
+        if len(words) < 6 or not words[2].isdigit():
+            return None
+        op_id, lineage, seq, kind, result, name = words
+        return Change(raw[0].decode(), op_id, lineage, int(seq), kind, result, self._keys.key(name))
+
     async def facts(self, deadline: float) -> Mapping[str, str]:
         """See `Store.facts`."""
         commands: list[Command] = [("INFO",), ("DBSIZE",), ("TIME",), ("XLEN", self._keys.log)]
@@ -232,6 +281,7 @@ class RedisStore:
         """See `Store.close`."""
         self._writer.close()
         self._readers.close()
+        self._follower.cut()
 
 
 def _fields(op: Op) -> tuple[str | bytes, ...]:
@@ -279,6 +329,16 @@ def _executed(replies: list[Any]) -> list[Any]:
         _checked(reply)
     executed: list[Any] = _checked(replies[-1])
     return executed
+
+
+def _text(entry: Any) -> str:
+    """What an entry of the log says, "" for one that is not ours."""
+    fields = entry[1]
+    return fields[1].decode("utf-8", "surrogateescape") if len(fields) == 2 and fields[0] == b"c" else ""
+
+
+def _op_of(entry: Any) -> str:
+    return _text(entry).partition(" ")[0]
 
 
 def _told(ask: Ask, reply: Any) -> Told:

@@ -19,7 +19,9 @@ from remanence.errors import (
     RemanenceError,
     WorldError,
 )
-from remanence.model import Reading, Receipt, Write
+from remanence.feed.feed import Feed
+from remanence.feed.watch import Watch
+from remanence.model import Reading, Receipt, Wanted, Write
 from remanence.protocols import Ack, Ask, Runtime, Signal, Status, Store
 from remanence.settings import Settings
 from remanence.stores.contact import Contact, status
@@ -58,6 +60,7 @@ class ResilientStore:
         self.keeper = Keeper(self)
         self._reader = Reader(self)
         self._intake = Intake(self)
+        self.feed = Feed(store, runtime, tell)
 
     def _drain_of(self, journal: Journal) -> Drain:
         known = Known(journal.database, records=self.settings.local_records)
@@ -297,6 +300,12 @@ class ResilientStore:
         """See `Gateway.scan`."""
         return await self._reader.scan(prefix, cursor, count, self._limit(None))
 
+    def watch(self, wanted: Wanted, since: str | None = None) -> Watch:
+        """See `Gateway.watch`."""
+        if self.closed:
+            raise Closed("this memory was closed: open a new one")
+        return Watch([self.feed], wanted, self.runtime, since)
+
     def _limit(self, deadline: float | None) -> float:
         return self.runtime.monotonic() + (self.settings.deadline if deadline is None else deadline)
 
@@ -337,6 +346,7 @@ class ResilientStore:
         if self.contact.available:
             await self.flush(max(0.0, limit - self.runtime.monotonic()))
         self.closed = True
+        self.feed.close()
         await self.keeper.stop(max(0.1, limit - self.runtime.monotonic()))
         with self.mutex:
             with contextlib.suppress(RemanenceError):  # the disk is full: what is known here can be asked again
@@ -347,6 +357,7 @@ class ResilientStore:
     def abandon(self) -> None:
         """Let go of the journal without waiting: the loop this belonged to is gone."""
         self.closed = True
+        self.feed.close()
         self._leave_journals()
 
     def _leave_journals(self) -> None:

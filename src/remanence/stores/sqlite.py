@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from remanence.errors import Closed, Misconfigured
-from remanence.model import Batch, Outcome, Reached, Watermark
+from remanence.model import BEGINNING, Batch, Changes, Cursor, Outcome, Reached, Watermark
 from remanence.protocols import Ask, Told
 from remanence.stores.rules import LEAD, Mark, admitted, follow
 from remanence.stores.sqlite_shelf import COUNT, PAGE, Shelf
@@ -113,6 +113,20 @@ class SQLiteStore:
         newest = "SELECT seq, op_id FROM changes WHERE lineage = ? ORDER BY id DESC LIMIT ?"
         with self._reading(deadline) as shelf:
             return [(seq, op_id) for seq, op_id in shelf.run(newest, (lineage, limit))]
+
+    async def changes(self, after: Cursor, count: int, wait: float, deadline: float) -> Changes:
+        """See `Store.changes`. Never waits: who follows asks again."""
+        with self._reading(deadline) as shelf:
+            entries = shelf.changes(int(after.position or 0), count)
+            whole = after == BEGINNING or shelf.op_at(int(after.position)) == after.op_id
+        return Changes(entries, entries[-1].cursor if entries else after, whole)
+
+    async def latest(self, deadline: float) -> Cursor:
+        """See `Store.latest`."""
+        with self._reading(deadline) as shelf:
+            for position, op_id in shelf.run("SELECT id, op_id FROM changes ORDER BY id DESC LIMIT 1"):
+                return Cursor(str(position), op_id)
+        return BEGINNING
 
     async def facts(self, deadline: float) -> Mapping[str, str]:
         """See `Store.facts`."""

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from remanence.errors import WrongKind
-from remanence.model import KEEP_TTL, NEVER, NOWHERE, Op, Reached, Record
+from remanence.model import KEEP_TTL, NEVER, NOWHERE, Change, Op, Reached, Record
 from remanence.protocols import Ask, Fetch, Length, Lifetime, Told
 from remanence.stores.rules import NOTHING, Mark, Stamp, span
 from remanence.wire.codec import stamped
@@ -137,6 +137,16 @@ class Shelf:
         kind = type(op.write).__name__.lower()
         sql = "INSERT INTO changes (lineage, seq, op_id, key, kind, result) VALUES (?, ?, ?, ?, ?, ?)"
         self.run(sql, (lineage, seq, op.op_id, op.write.key, kind, result))
+
+    def changes(self, after: int, count: int) -> list[Change]:
+        """Entries of the change log behind number `after`."""
+        some = "SELECT id, op_id, lineage, seq, kind, result, key FROM changes WHERE id > ? ORDER BY id LIMIT ?"
+        return [Change(str(position), *rest) for position, *rest in self.run(some, (after, count))]
+
+    def op_at(self, position: int) -> str:
+        """The op that an entry of the change log tells of; "" where it is gone."""
+        rows = self.run("SELECT op_id FROM changes WHERE id = ?", (position,))
+        return str(rows[0][0]) if rows else ""
 
     def mark(self, lineage: str) -> Mark | None:
         """How far a lineage was followed; None where no session has opened it."""

@@ -14,6 +14,7 @@ from remanence.faces.conversations import Conversations, process_settings, serve
 from remanence.runtime.blocking import run
 from remanence.settings import Options, surroundings
 from remanence.sync.opening import Opened, blocking
+from remanence.sync.watching import watching
 
 PRODUCTION = ("production", "prod")
 ELSEWHERE = ("development", "dev", "local", "test", "testing", "ci", "staging")
@@ -83,6 +84,8 @@ class ConversationManager(Opened[Conversations]):
     update = blocking(Conversations.update)
     delete = blocking(Conversations.delete)
     statistics = blocking(Conversations.statistics)
+    watch = watching(Conversations.watch)
+    on_change = watching(Conversations.on_change)
 
     def cleanup(self, pattern: str, memory_type: ConversationMemoryType | str | None = None) -> int:
         """Delete the memories of conversations whose id is, or matches, `pattern`; see `Conversations`."""

@@ -7,6 +7,7 @@ from remanence.engine import shared_blocking
 from remanence.faces.messages import PROVIDERS, BaseMemory, Messages, chosen, opened
 from remanence.settings import Options
 from remanence.sync.opening import Opened, blocking
+from remanence.sync.watching import watching
 
 
 class _Calls(Opened[Messages]):
@@ -24,6 +25,8 @@ class _Calls(Opened[Messages]):
     count = blocking(Messages.count)
     ttl = blocking(Messages.ttl)
     sessions = blocking(Messages.sessions)
+    watch = watching(Messages.watch)
+    on_change = watching(Messages.on_change)
 
 
 class MemoryClient(_Calls, BaseMemory):

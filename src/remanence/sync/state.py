@@ -13,6 +13,7 @@ from remanence.runtime.blocking import run
 from remanence.settings import Options, Settings
 from remanence.stores.edits import EditRejected
 from remanence.sync.opening import Opened, blocking
+from remanence.sync.watching import watching
 
 
 class Memory(Opened[State]):
@@ -61,6 +62,8 @@ class Memory(Opened[State]):
     ttl = blocking(State.ttl)
     expire = blocking(State.expire)
     keys = blocking(State.keys)
+    watch = watching(State.watch)
+    on_change = watching(State.on_change)
 
     def key_of(self, name: str) -> str:
         """The key of a name's value, as `redis-cli` sees it."""

@@ -122,3 +122,11 @@ class LinkPool:
     def close(self) -> None:
         """Close the idle links."""
         self._forget_idle()
+
+    def cut(self) -> None:
+        """Close those that are lent as well: who waits on one hears that it is gone."""
+        with self._mutex:
+            lent = [slot.link for slot in self._lent if slot.link is not None]
+        for link in lent:
+            link.close()
+        self._forget_idle()

@@ -9,12 +9,12 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from remanence import events
-from remanence.model import EXPIRED, OK, REFUSED, STALE, Append, Batch, Delete, Put, Receipt, Write
+from remanence.model import EXPIRED, OK, REFUSED, STALE, Append, Batch, Change, Delete, Put, Receipt, Write
 from remanence.protocols import Lifetime
 from remanence.runtime.blocking import run
 from remanence.runtime.simulated import Simulation
 from remanence.settings import Settings
-from remanence.stores.memory import Change, MemoryStore
+from remanence.stores.memory import MemoryStore
 from remanence.stores.rows import Lineage, Row
 from remanence.testing.simulator.deeds import Deed, Moment, WatchedJournal, datable, tokens
 from remanence.wire import codec
@@ -197,7 +197,7 @@ class Oracle:
         self.forgets += 1
         self.results.clear()
         self._newest.clear()
-        for change in store.changes():
+        for change in store.log():
             self._note(change)
         for journal in self._open:
             if not journal.process.alive:
@@ -213,7 +213,7 @@ class Oracle:
 
     def executed(self, store: MemoryStore, before: int, *, late: bool) -> None:
         """The server carried out a request; its log had `before` entries until then."""
-        changes = store.changes()[before:]
+        changes = store.log()[before:]
         if self.damaged:
             for change in changes:
                 self._note(change)
@@ -314,7 +314,7 @@ class Oracle:
         """Everything has settled: judge what is stored."""
         if self.damaged:
             return
-        log = store.changes()
+        log = store.log()
         place = {change.op_id: at for at, change in enumerate(log)}
         for deed in self.deeds.values():
             if deed.op_id not in place and not deed.lost and not self._reported(deed):

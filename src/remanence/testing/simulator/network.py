@@ -10,7 +10,7 @@ from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any, TypeVar
 
 from remanence.errors import DeadlineExceeded, ServerFull, Unavailable, WorldError
-from remanence.model import Batch, Outcome, Reached, Watermark
+from remanence.model import Batch, Changes, Cursor, Outcome, Reached, Watermark
 from remanence.protocols import Ask, Told
 from remanence.runtime.blocking import run
 from remanence.runtime.simulated import EPOCH, SimulatedTask, Simulation
@@ -77,7 +77,7 @@ class Network:
 
     def execute(self, request: Request[T], *, late: bool = False) -> T:
         """Let the server carry out a request now."""
-        before = len(self.store.changes())
+        before = len(self.store.log())
         answer: T = run(request(self.store))
         self.oracle.executed(self.store, before, late=late)
         return answer
@@ -164,6 +164,14 @@ class Link:
     async def history(self, lineage: str, limit: int, deadline: float) -> list[tuple[int, str]]:
         """See `Store.history`."""
         return await self._ask(lambda store: store.history(lineage, limit, deadline), deadline)
+
+    async def changes(self, after: Cursor, count: int, wait: float, deadline: float) -> Changes:
+        """See `Store.changes`."""
+        return await self._ask(lambda store: store.changes(after, count, wait, deadline), deadline)
+
+    async def latest(self, deadline: float) -> Cursor:
+        """See `Store.latest`."""
+        return await self._ask(lambda store: store.latest(deadline), deadline)
 
     async def facts(self, deadline: float) -> Mapping[str, str]:
         """See `Store.facts`."""

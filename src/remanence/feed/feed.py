@@ -1,0 +1,241 @@
+"""The feed: one reader of a store's change log in this process, however many listen.
+
+It reads behind a cursor with bounded waits, so that a dead link is noticed. The cursor is an entry's
+position and its operation id; where the log has no such entry any more, something was missed or undone:
+the log was cut off, emptied, or belongs to a server that was promoted without its last entries. Then the
+feed goes back through what it heard to an entry that the log still has, tells that the keys of the entries
+behind it may be other than was heard, and reads on from there; where it finds none, that concerns every key.
+"""
+
+from collections.abc import Callable, Sequence
+
+from remanence import events
+from remanence.errors import RemanenceError, WorldError
+from remanence.feed.subscription import Subscription
+from remanence.feed.trail import Trail
+from remanence.model import RESYNC, Change, Changes, Cursor, Notice
+from remanence.protocols import Runtime, Store, Task
+
+COUNT = 500
+"""Entries in one reading."""
+WAIT = 1.0
+"""Seconds that one reading waits for the first entry."""
+SLACK = 1.0
+"""Seconds behind that until the link counts as dead."""
+POLL = 0.005
+"""Seconds between two looks at a store that cannot be waited for."""
+BACKOFF = 2.0
+"""Seconds between two attempts at a server that is away, at most."""
+
+Heard = Callable[[Sequence[Change]], None]
+Doubt = Callable[[Sequence[str]], None]
+
+
+class Feed:
+    """Follows one store's change log from the first listener to the last."""
+
+    def __init__(self, store: Store, runtime: Runtime, tell: events.Events, number: int = 0) -> None:
+        """`number` tells the feeds of several partitions apart."""
+        self.number = number
+        self._store = store
+        self._runtime = runtime
+        self._tell = tell
+        self._mutex = runtime.mutex()
+        self._wake = runtime.signal()
+        self._ready = runtime.signal()
+        self._task: Task | None = None
+        self._closed = False
+        self._cursor: Cursor | None = None
+        self._trail = Trail()
+        self._by_key: dict[str, list[Subscription]] = {}
+        self._by_prefix: dict[str, list[Subscription]] = {}
+        self._early: list[Subscription] = []
+        self._hooks: list[tuple[Heard, Doubt]] = []
+        self._failures = 0
+        self.heard_at: float | None = None
+        """When the log was last read, on the monotonic clock; None before the first time."""
+
+    # --- who listens ----------------------------------------------------------------------------
+
+    def hook(self, heard: Heard, doubt: Doubt) -> None:
+        """Have `heard` called with changes before any listener is told, and `doubt` with keys that may be
+        other than was heard (none: every key). Both must be quick, and must not raise.
+        """
+        self._hooks.append((heard, doubt))
+        self._start()
+
+    def join(self, made: Subscription) -> None:
+        """Let it hear of changes from now on: from the moment that `ready` tells of, if the feed was not yet."""
+        with self._mutex:
+            if self._cursor is None:
+                self._early.append(made)
+            for key in made.wanted.keys:
+                self._by_key.setdefault(key, []).append(made)
+            for prefix in made.wanted.prefixes:
+                self._by_prefix.setdefault(prefix, []).append(made)
+        made.joined(lambda: self._leave(made))
+        self._start()
+
+    def _leave(self, gone: Subscription) -> None:
+        with self._mutex:
+            for table, names in ((self._by_key, gone.wanted.keys), (self._by_prefix, gone.wanted.prefixes)):
+                for name in names:
+                    left = [each for each in table.get(name, ()) if each is not gone]
+                    if left:
+                        table[name] = left
+                    else:
+                        table.pop(name, None)
+
+    async def ready(self, timeout: float) -> bool:
+        """Wait until the feed knows where the log stands; False after `timeout` seconds."""
+        self._start()
+        return await self._ready.wait(timeout)
+
+    @property
+    def cursor(self) -> Cursor | None:
+        """Up to where the log was read; None before the server answered."""
+        return self._cursor
+
+    async def page(self, after: Cursor) -> Changes:
+        """Some of the log behind a cursor, for who wants to hear of the past. Raises `WorldError`."""
+        return await self._store.changes(after, COUNT, 0.0, self._runtime.monotonic() + SLACK)
+
+    async def end(self) -> Cursor:
+        """The end of the log now. Raises `WorldError`."""
+        return await self._store.latest(self._runtime.monotonic() + SLACK)
+
+    @property
+    def wanted(self) -> bool:
+        """Whether anybody listens."""
+        return bool(self._by_key or self._by_prefix or self._hooks)
+
+    # --- reading --------------------------------------------------------------------------------
+
+    def _start(self) -> None:
+        with self._mutex:
+            if self._task is None and not self._closed:
+                self._task = self._runtime.spawn("remanence-feed", self._run)
+
+    async def _run(self) -> None:
+        while not self._closed and self._go_on():
+            try:
+                await self._step()
+                self._failures = 0
+            except WorldError:  # told by whoever writes or reads; here nothing is lost but time
+                self._failures += 1
+                pause = min(BACKOFF, 0.05 * 2 ** min(self._failures, 10)) * (0.5 + 0.5 * self._runtime.jitter())
+                await self._wake.wait(pause)
+            except RemanenceError as error:
+                self._tell.tell(events.FeedFailed(str(error)))
+                await self._wake.wait(BACKOFF)
+
+    def _go_on(self) -> bool:
+        """Whether somebody still listens; who comes later starts the feed anew, at the end of the log."""
+        with self._mutex:
+            if self.wanted:
+                return True
+            self._task, self._cursor, self.heard_at = None, None, None
+            self._ready.clear()
+            return False
+
+    async def _step(self) -> None:
+        runtime = self._runtime
+        started = runtime.monotonic()
+        if self._cursor is None:
+            self._begin(await self.end())
+            return
+        page = await self._store.changes(self._cursor, COUNT, WAIT, started + WAIT + SLACK)
+        if not page.whole:
+            await self._resync()
+            return
+        with self._mutex:
+            self._cursor = page.cursor
+            if len(page.entries) < COUNT:  # else there is more already
+                self.heard_at = started
+            news = self._trail.news(page.entries)
+        if news:
+            self._spread(news)
+        elif not page.entries and runtime.monotonic() - started < WAIT / 2:
+            await self._wake.wait(POLL)
+
+    def _begin(self, cursor: Cursor) -> None:
+        with self._mutex:
+            self._cursor, self.heard_at = cursor, self._runtime.monotonic()
+            early, self._early = self._early, []
+        if self._failures:  # the server was away meanwhile: nobody knows what changed since they joined
+            for each in early:
+                each.offer([self._resynced("", cursor)])
+        self._ready.set()
+
+    def _all(self) -> list[Subscription]:
+        found = [each for table in (self._by_key, self._by_prefix) for some in table.values() for each in some]
+        return list({id(each): each for each in found}.values())
+
+    def _resynced(self, key: str, cursor: Cursor) -> Notice:
+        return Notice(key, RESYNC, cursor, "", self.number)
+
+    # --- telling --------------------------------------------------------------------------------
+
+    def _spread(self, news: Sequence[Change]) -> None:
+        for heard, _ in self._hooks:
+            heard(news)
+        notices = [Notice(each.key, each.kind, each.cursor, each.op_id, self.number) for each in news]
+        with self._mutex:
+            self._tell_listeners(notices)
+
+    def _tell_listeners(self, notices: Sequence[Notice]) -> None:
+        lengths = {len(prefix) for prefix in self._by_prefix}
+        boxes: dict[int, tuple[Subscription, list[Notice]]] = {}
+        for notice in notices:
+            found = list(self._by_key.get(notice.key, ()))
+            for length in lengths:
+                found += self._by_prefix.get(notice.key[:length], ())
+            for each in {id(one): one for one in found}.values():
+                boxes.setdefault(id(each), (each, []))[1].append(notice)
+        for each, box in boxes.values():
+            each.offer(box)
+
+    # --- a log that is another than it was -------------------------------------------------------
+
+    async def _resync(self) -> None:
+        kept = await self._common()
+        cursor = self._trail[kept - 1].cursor if kept else await self.end()
+        with self._mutex:
+            keys = list(dict.fromkeys(each.key for each in self._trail.cut(kept)))
+            self._cursor = cursor
+        self._tell.tell(events.Resynced(len(keys) if kept else -1))
+        for _, doubt in self._hooks:
+            doubt(keys if kept else ())
+        with self._mutex:
+            if kept:
+                self._tell_listeners([self._resynced(key, cursor) for key in keys])
+            else:
+                for each in self._all():
+                    each.offer([self._resynced("", cursor)])
+
+    async def _common(self) -> int:
+        """How many of the entries that are remembered the log still has: those up to a point, none behind it."""
+        low, high = 0, len(self._trail)
+        while low < high:
+            middle = (low + high + 1) // 2
+            if await self._has(self._trail[middle - 1].cursor):
+                low = middle
+            else:
+                high = middle - 1
+        return low
+
+    async def _has(self, cursor: Cursor) -> bool:
+        return (await self.page(cursor)).whole
+
+    def failed(self, error: str) -> None:
+        """A listener's callback raised an error of this type."""
+        self._tell.tell(events.ListenerFailed(error))
+
+    def close(self) -> None:
+        """Stop reading, and let every listener's waiting end."""
+        self._closed = True
+        with self._mutex:
+            everybody = self._all()
+        for each in everybody:
+            each.close()
+        self._wake.set()

@@ -1,0 +1,45 @@
+"""What was heard lately, so that nothing is told twice and a log that changed its past can be met again. Pure."""
+
+from collections import OrderedDict, deque
+from collections.abc import Sequence
+
+from remanence.model import EXPIRED, OK, Change
+
+REMEMBERED = 256
+"""Entries to look back through for one that the log still has."""
+TOLD = 10_000
+"""Operations that are known to have been told of: more than a server may send again out of order."""
+
+
+class Trail:
+    """The last entries of one log that were heard, and the operations they told of."""
+
+    def __init__(self) -> None:
+        self._entries: deque[Change] = deque(maxlen=REMEMBERED)
+        self._told: OrderedDict[str, None] = OrderedDict()
+
+    def news(self, entries: Sequence[Change]) -> list[Change]:
+        """Note entries, and give those that changed something and were not told before."""
+        found = []
+        for entry in entries:
+            self._entries.append(entry)
+            if entry.result in (OK, EXPIRED) and entry.kind != "blank" and entry.op_id not in self._told:
+                self._told[entry.op_id] = None
+                found.append(entry)
+        while len(self._told) > TOLD:
+            self._told.popitem(last=False)
+        return found
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def __getitem__(self, index: int) -> Change:
+        return self._entries[index]
+
+    def cut(self, kept: int) -> list[Change]:
+        """The log has only the first `kept` of the entries: the rest, which may come again."""
+        gone = list(self._entries)[kept:]
+        for entry in gone:
+            self._entries.pop()
+            self._told.pop(entry.op_id, None)
+        return gone
