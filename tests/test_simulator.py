@@ -18,6 +18,7 @@ import msgspec
 import pytest
 
 from remanence.errors import DeadlineExceeded, JournalFull
+from remanence.feed.feed import Feed
 from remanence.model import OK, REFUSED, Append, Batch, Put
 from remanence.protocols import Tail
 from remanence.runtime.simulated import Deadlock, SimulatedMachine, SimulatedRuntime, Simulation
@@ -27,6 +28,7 @@ from remanence.stores.memory import MemoryStore
 from remanence.stores.reader import Reader
 from remanence.stores.resilient import ResilientStore
 from remanence.stores.rows import Lineage, Row
+from remanence.stores.vouching import Vouching
 from remanence.testing.disk import VFS, Dead, Disk, Holder
 from remanence.testing.simulator import world
 from remanence.testing.simulator.__main__ import main
@@ -249,6 +251,11 @@ def believed(self: clock.StoreClock, row: Any, *, same_start: bool) -> int:
     return int(row.hlc)
 
 
+async def followed_on(self: Feed) -> None:
+    self._cursor = await self.end()
+
+
+NEAR = {"reads": "near"}
 MUTANTS = {
     "gaps are accepted": Mutant(replaced(memory, "admitted", without_gap), "failover"),
     "a server that forgot is not told again": Mutant(replaced(drain.Drain, "_rewind", nothing), "failover"),
@@ -288,6 +295,13 @@ MUTANTS = {
         seeds=150,
         settings={"retain": 3.0},
     ),
+    "a log of another past is followed on": Mutant(
+        replaced(Feed, "_resync", followed_on), "failover, empty", settings=NEAR
+    ),
+    "what was heard is not doubted": Mutant(
+        replaced(Vouching, "doubt", nothing), "empty", seeds=200, settings={**NEAR, "retain": 3.0}
+    ),
+    "others' changes are not heard": Mutant(replaced(Vouching, "_heard", nothing), "", settings=NEAR),
     "commits do not wait for the disk": Mutant(power_forgotten, "power", settings={"durability": "full"}),
 }
 

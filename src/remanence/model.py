@@ -258,15 +258,16 @@ class Record(msgspec.Struct, frozen=True):
     hlc: int = 0
 
 
-Source = Literal["store", "local"]
+Source = Literal["store", "near", "local"]
 
 
 class Reading(msgspec.Struct, Generic[T], frozen=True):
     """An answer, where it came from, and how old it may be.
 
-    `source` is "store" (Redis or the shared file, with this process's pending writes folded in) or
-    "local" (the server is away: what this process knows). `as_of` is the wall time in seconds of the
-    knowledge behind a local answer, None where only this process's own writes are known.
+    `source` is "store" (Redis or the shared file, with this process's pending writes folded in), "near" (what
+    this process knows, and the change log says still holds) or "local" (the server is away: what this process
+    knows). `as_of` is the wall time in seconds of the knowledge behind the latter two, None where only this
+    process's own writes are known.
     """
 
     value: T
@@ -275,7 +276,7 @@ class Reading(msgspec.Struct, Generic[T], frozen=True):
 
     @property
     def stale(self) -> bool:
-        """Whether other processes may have written since."""
+        """Whether other processes may have written since, for all anybody here knows."""
         return self.source == "local"
 
 

@@ -236,8 +236,10 @@ class Gateway(Protocol):
     ) -> list[Receipt]:
         """Take writes, all or none, in order. `deadline` is a duration here, None for the setting."""
 
-    async def read(self, asks: Sequence[Ask], *, deadline: float | None = None) -> list[Reading[Any]]:
-        """Answer each ask, this process's own pending writes included."""
+    async def read(
+        self, asks: Sequence[Ask], *, deadline: float | None = None, fresh: bool = False
+    ) -> list[Reading[Any]]:
+        """Answer each ask, this process's own pending writes included; `fresh` even where near reads are wanted."""
 
     async def scan(self, prefix: str, cursor: str = "", count: int = 500) -> tuple[list[str], str]:
         """One page of keys, as `Store.scan`, pending writes included."""

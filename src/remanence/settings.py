@@ -6,18 +6,15 @@ An explicit option wins over it, it over the default. Each field names its varia
 import os
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal, TypedDict
 
 from remanence.errors import InvalidSetting
+from remanence.options import checked, mask_url, option, redis_url
 
 Backend = Literal["redis", "sqlite", "memory"]
-
-
-def option(default: Any, env: str, meaning: str, **rules: Any) -> Any:
-    """A field with its environment variable, its meaning and its range."""
-    return field(default=default, metadata={"env": env, "meaning": meaning, **rules})
+YEAR = 31536000.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,8 +27,12 @@ class Settings:
         "redis where a server is named, else one SQLite file, or memory",
         choices=("redis", "sqlite", "memory"),
     )
-    url: str = option("", "REDIS_URL", "redis://, rediss:// or unix:// address of the server", secret=True)
+    url: str = option("", "REDIS_URL", "address of the server, of its Sentinels or of its cluster", secret=True)
     namespace: str = option("", "REMANENCE_NAMESPACE", "keeps tenants apart; empty: exactly the documented key names")
+    partitions: int = option(
+        0, "REMANENCE_PARTITIONS", "parts of a namespace; 0: 8 on a cluster, else 1", least=0, most=1024
+    )
+    sentinel_password: str = option("", "REMANENCE_SENTINEL_PASSWORD", "password that the Sentinels want", secret=True)
     path: str = option(
         "", "REMANENCE_PATH", "folder of journals and of the embedded file; on a volume that outlives pods"
     )
@@ -46,6 +47,19 @@ class Settings:
         "REMANENCE_ACK",
         "auto: wait for the server, its journal past the deadline; journal: at once; store: or raise",
         choices=("auto", "journal", "store"),
+    )
+    reads: Literal["fresh", "near"] = option(
+        "fresh",
+        "REMANENCE_READS",
+        "fresh: ask the server; near: answer from here what the change log says still holds",
+        choices=("fresh", "near"),
+    )
+    staleness: float = option(
+        3.0,
+        "REMANENCE_STALENESS",
+        "seconds a near answer may be old: a silent link is noticed by then",
+        least=0.01,
+        most=60.0,
     )
     fallback: bool = option(True, "REMANENCE_FALLBACK", "false: a server that is away is an error, as ack=store")
     deadline: float = option(
@@ -76,11 +90,7 @@ class Settings:
         0.05, "REMANENCE_BACKOFF_LEAST", "first pause between attempts to reconnect", least=0.001, most=60.0
     )
     backoff_most: float = option(
-        2.0,
-        "REMANENCE_BACKOFF_MOST",
-        "longest pause between attempts: back within seconds",
-        least=0.01,
-        most=600.0,
+        2.0, "REMANENCE_BACKOFF_MOST", "longest pause between attempts: back within seconds", least=0.01, most=600.0
     )
     retain: float = option(
         600.0,
@@ -93,11 +103,7 @@ class Settings:
         256 << 20, "REMANENCE_RETAIN_BYTES", "most bytes of applied writes kept", least=0, most=1 << 40
     )
     journal_rows: int = option(
-        1_000_000,
-        "REMANENCE_JOURNAL_ROWS",
-        "most pending writes before on_full decides",
-        least=1,
-        most=1 << 40,
+        1_000_000, "REMANENCE_JOURNAL_ROWS", "most pending writes before on_full decides", least=1, most=1 << 40
     )
     journal_bytes: int = option(
         1 << 30,
@@ -105,6 +111,9 @@ class Settings:
         "most bytes of pending writes before on_full decides",
         least=1024,
         most=1 << 42,
+    )
+    outcomes_kept: int = option(
+        10_000, "REMANENCE_OUTCOMES_KEPT", "refused writes kept to be looked at, per journal", least=0, most=100_000_000
     )
     on_full: Literal["raise", "block", "drop_new"] = option(
         "raise",
@@ -139,18 +148,10 @@ class Settings:
         most=100_000_000,
     )
     tombstone_ttl: float = option(
-        604800.0,
-        "REMANENCE_TOMBSTONE_TTL",
-        "how long a delete outlives writes that were offline",
-        least=1.0,
-        most=31536000.0,
+        604800.0, "REMANENCE_TOMBSTONE_TTL", "how long a delete outlives writes that were offline", least=1.0, most=YEAR
     )
     watermark_ttl: float = option(
-        2592000.0,
-        "REMANENCE_WATERMARK_TTL",
-        "how long the server remembers a silent journal",
-        least=60.0,
-        most=31536000.0,
+        2592000.0, "REMANENCE_WATERMARK_TTL", "how long the server remembers a silent journal", least=60.0, most=YEAR
     )
     local_records: int = option(
         10_000,
@@ -162,7 +163,7 @@ class Settings:
     redis_prefix: str = option("memory:", "REDIS_PREFIX", "what the keys of shared state begin with")
     key_prefix: str = option("session:", "KEY_PREFIX", "what the keys of session messages begin with")
     session_ttl: float = option(
-        3600.0, "SESSION_TTL", "seconds a session lives after its last message", least=0.001, most=315360000.0
+        3600.0, "SESSION_TTL", "seconds a session lives after its last message", least=0.001, most=10 * YEAR
     )
     roles: str = option("user,assistant", "REMANENCE_ROLES", "roles a message may have, by commas")
     conversation_ttl: float = option(
@@ -170,7 +171,7 @@ class Settings:
         "REMANENCE_CONVERSATION_TTL",
         "seconds a conversation's working memory lives",
         least=0.001,
-        most=315360000.0,
+        most=10 * YEAR,
     )
     tls_ca: str = option("", "REMANENCE_TLS_CA", "file of the authorities that sign the server's certificate")
     tls_cert: str = option("", "REMANENCE_TLS_CERT", "file of this client's certificate (mTLS)")
@@ -224,7 +225,8 @@ class Settings:
 
     def shown(self, name: str) -> str:
         """A field's value for people, with secrets masked."""
-        return mask_url(self.url) if name == "url" else str(getattr(self, name))
+        value = str(getattr(self, name))
+        return mask_url(value) if name == "url" else "***" if name == "sentinel_password" and value else value
 
     def __repr__(self) -> str:
         return f"Settings({', '.join(f'{f.name}={self.shown(f.name)!r}' for f in fields(self))})"
@@ -245,9 +247,13 @@ class Options(TypedDict, total=False):
     backend: Backend
     url: str
     namespace: str
+    partitions: int
+    sentinel_password: str
     path: str
     durability: Literal["process", "full", "volatile"]
     ack: Literal["auto", "journal", "store"]
+    reads: Literal["fresh", "near"]
+    staleness: float
     fallback: bool
     deadline: float
     connect_timeout: float
@@ -259,6 +265,7 @@ class Options(TypedDict, total=False):
     retain_bytes: int
     journal_rows: int
     journal_bytes: int
+    outcomes_kept: int
     on_full: Literal["raise", "block", "drop_new"]
     on_corrupt: Literal["set_aside", "raise"]
     allow_volatile: bool
@@ -287,16 +294,6 @@ def default_folder() -> Path:
     return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share") / "remanence"
 
 
-def mask_url(url: str) -> str:
-    """The URL with its password, if any, replaced by three asterisks; never raises."""
-    scheme, mark, rest = url.partition("://")
-    if not mark or "@" not in rest:
-        return url
-    login, _, place = rest.rpartition("@")
-    user = login.partition(":")[0] if ":" in login else ""
-    return f"{scheme}://{user}:***@{place}"
-
-
 def surroundings() -> str:
     """What ENVIRONMENT says this process runs in, "development" where it says nothing."""
     return os.environ.get("ENVIRONMENT") or "development"
@@ -311,10 +308,10 @@ def _build(cls: type[Settings], environ: Mapping[str, str], options: dict[str, A
     for name, rule in known.items():
         env = rule.metadata["env"]
         if options.get(name) is not None:
-            chosen[name] = _checked(name, options[name], rule, "argument")
+            chosen[name] = checked(name, options[name], rule, "argument")
             sources[name] = "argument"
         elif environ.get(env):
-            chosen[name] = _checked(name, environ[env], rule, env)
+            chosen[name] = checked(name, environ[env], rule, env)
             sources[name] = env
     if not chosen.get("url") and (address := _address(environ)):
         chosen["url"], sources["url"] = address, "REDIS_HOST"
@@ -336,65 +333,3 @@ def _address(environ: Mapping[str, str]) -> str:
         environ.get("REDIS_DB") or 0,
         environ.get("REDIS_PASSWORD") or None,
     )
-
-
-def redis_url(host: str, port: int | str = 6379, db: int | str = 0, password: str | None = None) -> str:
-    """A redis:// URL of its parts, the password quoted. Raises `InvalidSetting` for parts that cannot be."""
-    from urllib.parse import quote
-
-    try:
-        number, base = int(port), int(db)
-    except (TypeError, ValueError):
-        raise InvalidSetting("port and db must be whole numbers (REDIS_PORT, REDIS_DB)") from None
-    if not 0 < number < 65536:
-        raise InvalidSetting(f"port {number} is out of range: 1 to 65535 (REDIS_PORT)")
-    if base < 0:
-        raise InvalidSetting(f"db {base} is out of range: 0 or more (REDIS_DB)")
-    if not isinstance(host, str) or not host or any(c in host for c in " /@?#\n\r\t"):
-        raise InvalidSetting("host must be a host name or an address (REDIS_HOST)")
-    login = f":{quote(password, safe='')}@" if password else ""
-    place = f"[{host}]" if ":" in host and not host.startswith("[") else host
-    return f"redis://{login}{place}:{number}/{base}"
-
-
-def _checked(name: str, value: Any, rule: Any, source: str) -> Any:
-    """`value` as the field's type, within its range."""
-    kind = type(rule.default)
-    origin = f"{name} (from {source})"
-    if kind is bool:
-        return _boolean(value, origin)
-    if kind in (int, float):
-        return _number(value, kind, rule.metadata, origin)
-    if name == "path" and isinstance(value, os.PathLike):
-        value = os.fspath(value)
-    if not isinstance(value, str):
-        raise InvalidSetting(f"{origin} must be text, not {type(value).__name__}")
-    choices = rule.metadata.get("choices")
-    if choices and value not in choices:
-        raise InvalidSetting(f"{origin} must be one of {', '.join(choices)}")
-    return value
-
-
-_WORDS = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
-
-
-def _boolean(value: Any, origin: str) -> bool:
-    found = _WORDS.get(str(value).strip().lower())
-    if found is None:
-        raise InvalidSetting(f"{origin} must be true or false")
-    return found
-
-
-def _number(value: Any, kind: type, rules: Mapping[str, Any], origin: str) -> Any:
-    try:
-        if isinstance(value, bool):
-            raise ValueError
-        number = kind(value)
-        if kind is int and isinstance(value, float) and value != number:
-            raise ValueError
-    except (TypeError, ValueError, OverflowError):
-        raise InvalidSetting(f"{origin} must be a {'whole ' if kind is int else ''}number") from None
-    least, most = rules["least"], rules["most"]
-    if not least <= number <= most:
-        raise InvalidSetting(f"{origin} must be between {least} and {most}")
-    return number

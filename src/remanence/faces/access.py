@@ -45,11 +45,12 @@ class Face:
                 raise refusal(writes[receipts.index(receipt)], receipt)
         return receipts
 
-    async def _tell(self, *asks: Ask) -> list[Reading[Any]]:
-        return await self._opener().read(asks)
+    async def _tell(self, *asks: Ask, fresh: bool = False) -> list[Reading[Any]]:
+        return await self._opener().read(asks, fresh=fresh)
 
     def _watch(self, wanted: Wanted, named: Named, since: str | None, timeout: float | None) -> Watcher:
-        return Watcher(self._opener().watch(wanted, since), named, timeout)
+        gateway = self._opener()
+        return Watcher(gateway.watch(wanted, since), named, timeout, gateway.runtime, self._settings.deadline)
 
     async def _scan(self, prefix: str, cursor: str = "") -> tuple[list[str], str]:
         return await self._opener().scan(prefix, cursor)

@@ -282,7 +282,7 @@ class Conversations(Face):
     async def _amend(self, key: str, place: int, words: list[str], metadata: dict[str, Any] | None) -> None:
         """Put `words` in the place of one item of just the version that was read; else read again."""
         for _ in range(ATTEMPTS):
-            record = (await self._tell(Fetch(key)))[0].value
+            record = (await self._tell(Fetch(key), fresh=True))[0].value
             if record is None:
                 raise _missing(key)
             write = self._amended(record, place, words, metadata)

@@ -79,16 +79,19 @@ class State(Face):
             return default
         return _value(record)
 
-    async def read(self, name: str) -> "Reading[JSON]":
-        """The value with where it came from and how old it may be. Raises as `get`."""
-        record, reading = await self._record(name)
+    async def read(self, name: str, *, fresh: bool = False) -> "Reading[JSON]":
+        """The value with where it came from and how old it may be; `fresh` asks the server in any case.
+
+        Raises as `get`.
+        """
+        record, reading = await self._record(name, fresh=fresh)
         if record is None:
             raise MissingAttribute(f"no value is stored under {name!r} ({self.key_of(name)})")
         return Reading(_value(record), reading.source, reading.as_of)
 
-    async def _record(self, name: str) -> "tuple[Record | None, Reading[Any]]":
+    async def _record(self, name: str, *, fresh: bool = False) -> "tuple[Record | None, Reading[Any]]":
         try:
-            reading = (await self._tell(Fetch(self.key_of(name))))[0]
+            (reading,) = await self._opener().read((Fetch(self.key_of(name)),), fresh=fresh)
         except Unavailable as error:
             raise UnavailableAttribute(str(error)) from error
         return reading.value, reading
@@ -167,7 +170,7 @@ class State(Face):
         if expected is not MISSING:
             expected = codec.decode(codec.encode(expected, limit=self._settings.value_bytes, path="expected"), name)
         for _ in range(ATTEMPTS):
-            record, reading = await self._record(name)
+            record, reading = await self._record(name, fresh=True)
             if reading.stale:
                 raise UnavailableAttribute("compare_and_set needs the server, which is away: nothing was written")
             if not _same(record, expected):
@@ -191,7 +194,7 @@ class State(Face):
         """
         key = self.key_of(name)
         for _ in range(ATTEMPTS):
-            record, _reading = await self._record(name)
+            record, _reading = await self._record(name, fresh=True)
             if record is None and default is _RAISE:
                 raise MissingAttribute(f"no value is stored under {name!r} ({key})")
             value = function(default if record is None else _value(record))

@@ -38,13 +38,16 @@ class Changed(msgspec.Struct, frozen=True):
 class Watcher:
     """What changes, one after the other: `async for changed in memory.watch(…)`.
 
-    Ends with `close`, with its memory's, or after `timeout` seconds without a change.
+    Ends with `close`, with its memory's, or after `timeout` seconds without a change. `async with` waits until
+    it is ready, at most the memory's deadline.
     """
 
-    def __init__(self, watch: Watching, named: Named, timeout: float | None) -> None:
+    def __init__(self, watch: Watching, named: Named, timeout: float | None, runtime: Runtime, deadline: float) -> None:
         self._watch = watch
         self._named = named
         self._timeout = timeout
+        self._runtime = runtime
+        self._deadline = deadline
 
     @property
     def cursor(self) -> str:
@@ -60,8 +63,10 @@ class Watcher:
 
         Raises `WorldError` where the server goes away while the past (`since`) is read.
         """
-        while True:
-            notice = await self._watch.next(timeout)
+        clock = self._runtime.monotonic
+        limit = None if timeout is None else clock() + timeout
+        while True:  # what other faces keep under the same prefix must not put the end off
+            notice = await self._watch.next(None if limit is None else max(0.0, limit - clock()))
             if notice is None:
                 return None
             changed = self._changed(notice)
@@ -95,6 +100,7 @@ class Watcher:
         return changed
 
     async def __aenter__(self) -> Self:
+        await self.ready(self._deadline)
         return self
 
     async def __aexit__(

@@ -10,9 +10,9 @@ behind it may be other than was heard, and reads on from there; where it finds n
 from collections.abc import Callable, Sequence
 
 from remanence import events
-from remanence.errors import RemanenceError, WorldError
+from remanence.errors import Misconfigured, RemanenceError, WorldError
 from remanence.feed.subscription import Subscription
-from remanence.feed.trail import Trail
+from remanence.feed.trail import Trail, notice_of
 from remanence.model import RESYNC, Change, Changes, Cursor, Notice
 from remanence.protocols import Runtime, Store, Task
 
@@ -28,73 +28,68 @@ BACKOFF = 2.0
 """Seconds between two attempts at a server that is away, at most."""
 
 Heard = Callable[[Sequence[Change]], None]
-Doubt = Callable[[Sequence[str]], None]
+Doubt = Callable[[], None]
 
 
 class Feed:
     """Follows one store's change log from the first listener to the last."""
 
-    def __init__(self, store: Store, runtime: Runtime, tell: events.Events, number: int = 0) -> None:
-        """`number` tells the feeds of several partitions apart."""
+    def __init__(self, store: Store, runtime: Runtime, tell: events.Events, number: int = 0, wait: float = WAIT) -> None:
+        """`number` tells the feeds of several partitions apart; `wait`: seconds that one reading waits at most."""
         self.number = number
         self._store = store
         self._runtime = runtime
+        self._wait = wait
         self._tell = tell
         self._mutex = runtime.mutex()
         self._wake = runtime.signal()
-        self._ready = runtime.signal()
         self._task: Task | None = None
         self._closed = False
         self._cursor: Cursor | None = None
         self._trail = Trail()
-        self._by_key: dict[str, list[Subscription]] = {}
-        self._by_prefix: dict[str, list[Subscription]] = {}
-        self._early: list[Subscription] = []
+        self._by_key: dict[str, dict[Subscription, None]] = {}
+        self._by_prefix: dict[str, dict[Subscription, None]] = {}
         self._hooks: list[tuple[Heard, Doubt]] = []
         self._failures = 0
         self.heard_at: float | None = None
-        """When the log was last read, on the monotonic clock; None before the first time."""
+        """When the log was last known to the end, on the monotonic clock; None before the first time."""
+        self.heard_wall: float | None = None
+        """The same by the wall clock."""
 
     # --- who listens ----------------------------------------------------------------------------
 
     def hook(self, heard: Heard, doubt: Doubt) -> None:
-        """Have `heard` called with changes before any listener is told, and `doubt` with keys that may be
-        other than was heard (none: every key). Both must be quick, and must not raise.
+        """Have `heard` called with changes before any listener is told, and `doubt` where the store may be another
+        than was heard. Both must be quick, and must not raise.
         """
         self._hooks.append((heard, doubt))
         self._start()
 
     def join(self, made: Subscription) -> None:
-        """Let it hear of changes from now on: from the moment that `ready` tells of, if the feed was not yet."""
+        """Let it hear of changes from now on; from `made.starts` on, as soon as the server said where that is."""
         with self._mutex:
-            if self._cursor is None:
-                self._early.append(made)
-            for key in made.wanted.keys:
-                self._by_key.setdefault(key, []).append(made)
-            for prefix in made.wanted.prefixes:
-                self._by_prefix.setdefault(prefix, []).append(made)
-        made.joined(lambda: self._leave(made))
+            for table, names in self._places(made):
+                for name in names:
+                    table.setdefault(name, {})[made] = None
+            made.joined(lambda: self._leave(made))
+            closed = self._closed
+            if self._cursor is not None:
+                made.begin(self.number, self._cursor)
+        if closed:
+            made.close()
         self._start()
 
     def _leave(self, gone: Subscription) -> None:
         with self._mutex:
-            for table, names in ((self._by_key, gone.wanted.keys), (self._by_prefix, gone.wanted.prefixes)):
+            for table, names in self._places(gone):
                 for name in names:
-                    left = [each for each in table.get(name, ()) if each is not gone]
-                    if left:
-                        table[name] = left
-                    else:
+                    there = table.get(name, {})
+                    there.pop(gone, None)
+                    if not there:
                         table.pop(name, None)
 
-    async def ready(self, timeout: float) -> bool:
-        """Wait until the feed knows where the log stands; False after `timeout` seconds."""
-        self._start()
-        return await self._ready.wait(timeout)
-
-    @property
-    def cursor(self) -> Cursor | None:
-        """Up to where the log was read; None before the server answered."""
-        return self._cursor
+    def _places(self, each: Subscription) -> Sequence[tuple[dict[str, dict[Subscription, None]], Sequence[str]]]:
+        return (self._by_key, each.wanted.keys), (self._by_prefix, each.wanted.prefixes)
 
     async def page(self, after: Cursor) -> Changes:
         """Some of the log behind a cursor, for who wants to hear of the past. Raises `WorldError`."""
@@ -117,85 +112,86 @@ class Feed:
                 self._task = self._runtime.spawn("remanence-feed", self._run)
 
     async def _run(self) -> None:
-        while not self._closed and self._go_on():
+        while self._go_on():
             try:
                 await self._step()
                 self._failures = 0
-            except WorldError:  # told by whoever writes or reads; here nothing is lost but time
+            except WorldError as error:  # told by whoever writes or reads; here nothing is lost but time
+                if isinstance(error, Misconfigured) and not self._failures:  # it may be this command alone
+                    self._tell.tell(events.FeedFailed(str(error)))
                 self._failures += 1
                 pause = min(BACKOFF, 0.05 * 2 ** min(self._failures, 10)) * (0.5 + 0.5 * self._runtime.jitter())
                 await self._wake.wait(pause)
             except RemanenceError as error:
-                self._tell.tell(events.FeedFailed(str(error)))
+                if not self._closed:  # else the store was closed, too
+                    self._tell.tell(events.FeedFailed(str(error)))
                 await self._wake.wait(BACKOFF)
 
     def _go_on(self) -> bool:
         """Whether somebody still listens; who comes later starts the feed anew, at the end of the log."""
         with self._mutex:
-            if self.wanted:
+            if self.wanted and not self._closed:
                 return True
-            self._task, self._cursor, self.heard_at = None, None, None
-            self._ready.clear()
+            self._task = self._cursor = self.heard_at = self.heard_wall = None
+            self._trail, self._failures = Trail(), 0
             return False
 
     async def _step(self) -> None:
         runtime = self._runtime
-        started = runtime.monotonic()
+        started, wall = runtime.monotonic(), runtime.wall()
         if self._cursor is None:
-            self._begin(await self.end())
+            self._begin(await self.end(), started, wall)
             return
-        page = await self._store.changes(self._cursor, COUNT, WAIT, started + WAIT + SLACK)
+        page = await self._store.changes(self._cursor, COUNT, self._wait, started + self._wait + SLACK)
         if not page.whole:
             await self._resync()
             return
-        with self._mutex:
+        if self._failures:  # the link was lost: the server may have forgotten what was read and not yet logged
+            self._doubt()
+        news = self._trail.news(page.entries)
+        for heard, _ in self._hooks if news else ():
+            heard(news)
+        with self._mutex:  # in one, so that who joins hears just what lies behind the cursor
             self._cursor = page.cursor
             if len(page.entries) < COUNT:  # else there is more already
-                self.heard_at = started
-            news = self._trail.news(page.entries)
-        if news:
-            self._spread(news)
-        elif not page.entries and runtime.monotonic() - started < WAIT / 2:
+                self.heard_at, self.heard_wall = started, wall
+            self._tell_listeners([found for each in news if (found := notice_of(each, self.number)) is not None])
+        if not news and not page.entries and runtime.monotonic() - started < self._wait / 2:
             await self._wake.wait(POLL)
 
-    def _begin(self, cursor: Cursor) -> None:
+    def _begin(self, cursor: Cursor, started: float, wall: float) -> None:
+        self._doubt()
         with self._mutex:
-            self._cursor, self.heard_at = cursor, self._runtime.monotonic()
-            early, self._early = self._early, []
-        if self._failures:  # the server was away meanwhile: nobody knows what changed since they joined
-            for each in early:
-                each.offer([self._resynced("", cursor)])
-        self._ready.set()
+            self._cursor, self.heard_at, self.heard_wall = cursor, started, wall
+            for each in self._all():  # where the server was away, nobody knows what changed since they joined
+                each.begin(self.number, cursor, doubtful=self._failures > 0)
 
     def _all(self) -> list[Subscription]:
         found = [each for table in (self._by_key, self._by_prefix) for some in table.values() for each in some]
-        return list({id(each): each for each in found}.values())
+        return list(dict.fromkeys(found))
 
     def _resynced(self, key: str, cursor: Cursor) -> Notice:
         return Notice(key, RESYNC, cursor, "", self.number)
 
     # --- telling --------------------------------------------------------------------------------
 
-    def _spread(self, news: Sequence[Change]) -> None:
-        for heard, _ in self._hooks:
-            heard(news)
-        notices = [Notice(each.key, each.kind, each.cursor, each.op_id, self.number) for each in news]
-        with self._mutex:
-            self._tell_listeners(notices)
-
     def _tell_listeners(self, notices: Sequence[Notice]) -> None:
         lengths = {len(prefix) for prefix in self._by_prefix}
-        boxes: dict[int, tuple[Subscription, list[Notice]]] = {}
+        boxes: dict[Subscription, list[Notice]] = {}
         for notice in notices:
-            found = list(self._by_key.get(notice.key, ()))
+            found = dict(self._by_key.get(notice.key, ()))
             for length in lengths:
-                found += self._by_prefix.get(notice.key[:length], ())
-            for each in {id(one): one for one in found}.values():
-                boxes.setdefault(id(each), (each, []))[1].append(notice)
-        for each, box in boxes.values():
+                found |= self._by_prefix.get(notice.key[:length], {})
+            for each in found:
+                boxes.setdefault(each, []).append(notice)
+        for each, box in boxes.items():
             each.offer(box)
 
     # --- a log that is another than it was -------------------------------------------------------
+
+    def _doubt(self) -> None:
+        for _, doubt in self._hooks:
+            doubt()
 
     async def _resync(self) -> None:
         kept = await self._common()
@@ -204,8 +200,7 @@ class Feed:
             keys = list(dict.fromkeys(each.key for each in self._trail.cut(kept)))
             self._cursor = cursor
         self._tell.tell(events.Resynced(len(keys) if kept else -1))
-        for _, doubt in self._hooks:
-            doubt(keys if kept else ())
+        self._doubt()
         with self._mutex:
             if kept:
                 self._tell_listeners([self._resynced(key, cursor) for key in keys])
@@ -233,8 +228,8 @@ class Feed:
 
     def close(self) -> None:
         """Stop reading, and let every listener's waiting end."""
-        self._closed = True
         with self._mutex:
+            self._closed = True
             everybody = self._all()
         for each in everybody:
             each.close()

@@ -3,7 +3,7 @@
 from collections import OrderedDict, deque
 from collections.abc import Sequence
 
-from remanence.model import EXPIRED, OK, Change
+from remanence.model import EXPIRED, OK, Change, Notice
 
 REMEMBERED = 256
 """Entries to look back through for one that the log still has."""
@@ -23,7 +23,7 @@ class Trail:
         found = []
         for entry in entries:
             self._entries.append(entry)
-            if entry.result in (OK, EXPIRED) and entry.kind != "blank" and entry.op_id not in self._told:
+            if is_change(entry) and entry.op_id not in self._told:
                 self._told[entry.op_id] = None
                 found.append(entry)
         while len(self._told) > TOLD:
@@ -37,9 +37,27 @@ class Trail:
         return self._entries[index]
 
     def cut(self, kept: int) -> list[Change]:
-        """The log has only the first `kept` of the entries: the rest, which may come again."""
+        """The log has only the first `kept` of the entries: the rest, which may come again.
+
+        Where it has none of them, anything that ever was told of may come again.
+        """
         gone = list(self._entries)[kept:]
         for entry in gone:
             self._entries.pop()
             self._told.pop(entry.op_id, None)
+        if not kept:
+            self._told.clear()
         return gone
+
+
+def is_change(entry: Change) -> bool:
+    """Whether an entry tells that something changed: also a put that came after its lifetime, which deletes."""
+    return (entry.result == OK and entry.kind != "blank") or (entry.result == EXPIRED and entry.kind == "put")
+
+
+def notice_of(entry: Change, source: int) -> Notice | None:
+    """What listeners are told of an entry; None where nothing changed."""
+    if not is_change(entry):
+        return None
+    kind = "delete" if entry.result == EXPIRED else entry.kind
+    return Notice(entry.key, kind, entry.cursor, entry.op_id, source)

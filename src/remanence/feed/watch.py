@@ -1,16 +1,20 @@
 """A watch: one listener over the feeds of one place or of several partitions, resumable by its cursor."""
 
+import re
 from collections import deque
 from collections.abc import Sequence
+from typing import Final
 
-from remanence.errors import InvalidArgument
+from remanence.errors import InvalidArgument, RemanenceError
 from remanence.feed.feed import COUNT, Feed
-from remanence.feed.subscription import Subscription
-from remanence.model import EXPIRED, OK, RESYNC, Change, Cursor, Notice, Wanted
+from remanence.feed.subscription import Subscription, left_of, limit_of
+from remanence.feed.trail import notice_of
+from remanence.model import BEGINNING, RESYNC, Cursor, Notice, Wanted
 from remanence.protocols import Runtime
 
-_LONG = 1e9
-"""Seconds: for ever."""
+_CURSOR: Final = re.compile(r"((?:\d{1,20}(?:-\d{1,20})?)?)/([\w-]*)", re.ASCII)
+_NUMBERS: Final = 1 << 64
+"""Those in a position are below it."""
 
 
 class Watch:
@@ -21,73 +25,105 @@ class Watch:
         self._feeds = feeds
         self._wanted = wanted
         self._runtime = runtime
-        self._cursors: list[Cursor | None] = [None] * len(feeds) if since is None else parsed(since, len(feeds))
-        self._behind = {number: cursor for number, cursor in enumerate(self._cursors) if cursor is not None}
+        self._behind = dict(enumerate(parsed(since, len(feeds)))) if since is not None else {}
         """The feeds whose past is still to be read, and from where on."""
+        self._heard = dict(self._behind)
+        """Up to where the listener was told; of other feeds, nothing yet."""
         self._past: deque[Notice] = deque()
-        self._told: set[str] = set()
-        """Operations that were met in the past and may wait a second time among what is new."""
-        self._live = Subscription(wanted, runtime)
+        self._passed: dict[int, tuple[int, ...]] = {}
+        """Up to where the past was read: what a feed tells of that is told already."""
+        self._live = Subscription(wanted, runtime, deaf=self._behind)
         for feed in feeds:
             feed.join(self._live)
 
     async def ready(self, timeout: float) -> bool:
-        """Wait until nothing that changes from now on is missed; False after `timeout` seconds."""
-        limit = self._runtime.monotonic() + timeout
-        for feed in self._feeds:
-            if not await feed.ready(max(0.0, limit - self._runtime.monotonic())):
-                return False
-            if self._cursors[feed.number] is None:
-                self._cursors[feed.number] = feed.cursor
-        return True
+        """Wait until nothing that changes from now on is missed; False after `timeout` seconds, or when closed."""
+        return await self._live.ready(len(self._feeds), timeout)
 
     @property
     def cursor(self) -> str:
         """Where to go on later, behind what was heard so far; "" before anything is known."""
-        if any(cursor is None for cursor in self._cursors):
+        found = {**self._live.starts, **self._heard}
+        if len(found) < len(self._feeds):
             return ""
-        return ";".join(f"{cursor.position}/{cursor.op_id}" for cursor in self._cursors if cursor is not None)
+        return ";".join(f"{found[number].position}/{found[number].op_id}" for number in range(len(self._feeds)))
 
     async def next(self, timeout: float | None) -> Notice | None:
         """The next notice; None after `timeout` seconds without one, or when closed.
 
         Raises `WorldError` where the server goes away while the past is read.
         """
-        if self._behind and not await self._caught_up(timeout):
+        limit = limit_of(self._runtime, timeout)
+        if self._behind and not self._past and not await self._caught_up(limit):
             return None
-        notice = self._past.popleft() if self._past else await self._new(timeout)
+        if self.closed:
+            return None
+        notice = self._past.popleft() if self._past else await self._new(limit)
         if notice is not None:
-            self._cursors[notice.source] = notice.cursor
+            self._heard[notice.source] = notice.cursor
         return notice
 
-    async def _new(self, timeout: float | None) -> Notice | None:
+    async def _new(self, limit: float | None) -> Notice | None:
         while True:
-            notice = await self._live.next(timeout)
-            if notice is None or notice.op_id not in self._told:
-                self._told.clear()  # it comes in order: nothing of the past waits behind it
+            notice = await self._live.next(left_of(self._runtime, limit))
+            if notice is None or not self._is_told(notice):
                 return notice
 
-    async def _caught_up(self, timeout: float | None) -> bool:
-        """Read on in the past until there is something to tell, or nothing more of it; False past the time."""
-        if not await self.ready(_LONG if timeout is None else timeout):  # what is new must be heard by then
+    def _is_told(self, notice: Notice) -> bool:
+        passed = self._passed.get(notice.source)
+        if passed is None:
             return False
-        while self._behind and not self._past:
-            number, cursor = next(iter(self._behind.items()))
-            feed = self._feeds[number]
-            page = await feed.page(cursor)
-            if page.whole:
-                found = [each for each in page.entries if self._is(each)]
-                self._told.update(each.op_id for each in found)
-                self._past.extend(Notice(each.key, each.kind, each.cursor, each.op_id, number) for each in found)
-                self._behind[number] = page.cursor
-            else:
-                self._past.append(Notice("", RESYNC, await feed.end(), "", number))
-            if not page.whole or len(page.entries) < COUNT:
-                del self._behind[number]
-        return True
+        if notice.kind != RESYNC and place(notice.cursor) <= passed:
+            return True
+        del self._passed[notice.source]  # it comes in order, or its log is another than the one that was read
+        return False
 
-    def _is(self, change: Change) -> bool:
-        return change.result in (OK, EXPIRED) and change.kind != "blank" and self._wanted.matches(change.key)
+    # --- the past -------------------------------------------------------------------------------
+
+    async def _caught_up(self, limit: float | None) -> bool:
+        """Read on in the past until there is something to tell, or nothing more of it; False past the time."""
+        # A feed must tell what comes behind the last page before that is read.
+        if not await self._live.ready(len(self._feeds), left_of(self._runtime, limit)):
+            return False
+        try:
+            while self._behind and not self._past and not self.closed:
+                await self._read_on(next(iter(self._behind)))
+        except RemanenceError:
+            if not self.closed:
+                raise
+        return not self.closed
+
+    async def _read_on(self, number: int) -> None:
+        cursor = self._behind[number]
+        if not may_meet(cursor, self._live.starts[number]):
+            await self._give_up(number)
+        elif not await self._page(number) and number in self._behind:
+            self._live.listen(number)
+            while await self._page(number):  # at once: what is new waits meanwhile, and there is not room for all
+                pass
+            if number in self._behind:
+                self._passed[number] = place(self._behind.pop(number))
+
+    async def _page(self, number: int) -> bool:
+        """Read one page of the past; whether there is more."""
+        page = await self._feeds[number].page(self._behind[number])
+        if not page.whole:
+            await self._give_up(number)
+            return False
+        found = [notice for each in page.entries if (notice := notice_of(each, number)) is not None]
+        self._past.extend(notice for notice in found if self._wanted.matches(notice.key))
+        self._behind[number] = page.cursor
+        if not self._past:
+            self._heard[number] = page.cursor
+        return len(page.entries) >= COUNT
+
+    async def _give_up(self, number: int) -> None:
+        """The log does not have the cursor any more: all may have changed since."""
+        self._live.listen(number)
+        end = await self._feeds[number].end()
+        self._past.append(Notice("", RESYNC, end, "", number))
+        self._passed[number] = place(end)
+        del self._behind[number]
 
     def failed(self, error: str) -> None:
         """See `Watching.failed`."""
@@ -103,9 +139,20 @@ class Watch:
         return self._live.closed
 
 
-def parsed(text: str, count: int) -> list[Cursor | None]:
+def parsed(text: str, count: int) -> list[Cursor]:
     """A watch's cursor as one for each of `count` feeds. Raises `InvalidArgument`."""
-    parts = text.split(";") if isinstance(text, str) else []
-    if len(parts) != count or not all("/" in part for part in parts):
+    found = [_CURSOR.fullmatch(part) for part in text.split(";")] if isinstance(text, str) else []
+    cursors = [Cursor(match[1], match[2]) for match in found if match is not None]
+    if not len(cursors) == len(found) == count or any(n >= _NUMBERS for each in cursors for n in place(each)):
         raise InvalidArgument("since must be the cursor of an earlier watch of the same place")
-    return [Cursor(*part.split("/", 1)) for part in parts]
+    return cursors
+
+
+def place(cursor: Cursor) -> tuple[int, ...]:
+    """A cursor's position as what can be compared: positions of one log are a number, or two with a dash, that grow."""
+    return tuple(int(number) for number in cursor.position.split("-")) if cursor.position else ()
+
+
+def may_meet(cursor: Cursor, other: Cursor) -> bool:
+    """Whether both can be of one log: those of different kinds of stores cannot, nor does an empty log have a past."""
+    return cursor == BEGINNING or len(place(cursor)) == len(place(other))

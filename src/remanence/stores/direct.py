@@ -83,8 +83,10 @@ class DirectStore:
             return Receipt("rejected", op.op_id, reason=reason)
         return Receipt("applied", op.op_id, resolution.result)
 
-    async def read(self, asks: Sequence[Ask], *, deadline: float | None = None) -> list[Reading[Any]]:
-        """See `Gateway.read`."""
+    async def read(
+        self, asks: Sequence[Ask], *, deadline: float | None = None, fresh: bool = False
+    ) -> list[Reading[Any]]:
+        """See `Gateway.read`: every read is of the store itself."""
         self._check_open()
         told, _ = await self.store.read(asks, self._limit(deadline))
         for each in told:

@@ -31,6 +31,7 @@ from remanence.stores.known import Known
 from remanence.stores.resolve import Resolution, needed, resolve
 from remanence.stores.rows import Draft, Lineage, Row, Settled
 from remanence.stores.settling import Settling
+from remanence.stores.vouching import Vouching
 
 OVERLAPPED = 65536
 """Bytes that a socket takes at once: more would have to wait for the store before it is on the disk."""
@@ -45,6 +46,8 @@ class Load(msgspec.Struct):
     """None where there are no patches among the rows."""
     batch: Batch
     started: float
+    tick: int = -1
+    """See `Knowledge.tick`."""
 
 
 class Drain:
@@ -60,8 +63,12 @@ class Drain:
         tell: events.Events,
         settled: Callable[[Sequence[Settled]], None],
         mutex: AbstractContextManager[Any],
+        vouching: Vouching | None = None,
     ) -> None:
-        """`settled` is called with what became of rows, in order, once each. `mutex` guards the journal."""
+        """`settled` is called with what became of rows, in order, once each. `mutex` guards the journal.
+
+        `vouching`: the feed's word for what the writes leave, where near reads want it.
+        """
         self.journal = journal
         self.known = known
         self.opened = False
@@ -73,6 +80,7 @@ class Drain:
         self._settings = settings
         self._tell = tell
         self._mutex = mutex
+        self._vouching = vouching
         self._nonce = ""
         self._generation = -1
         self.at_hand = 4 * settings.batch_ops
@@ -167,6 +175,8 @@ class Drain:
         with self._mutex:
             lost = lineage.acked - seq
             self._forget_recent()
+            if self._vouching is not None:
+                self._vouching.doubt()
             self._tell.tell(events.Rewound(lineage.name, lost))  # first: writing it down may fail on a full disk
             self.journal.rewind(lineage, seq)
 
@@ -302,7 +312,11 @@ class Drain:
         if resolutions:
             ops = [resolution.op for resolution in resolutions]
         batch = Batch(lineage.name, self._nonce, first, ops, self._previous(lineage) if first == 1 else None)
-        self._sent = load = Load(lineage, rows, resolutions, batch, self._runtime.monotonic())
+        tick = -1
+        if self._vouching is not None:
+            tick = self._vouching.tick
+            self._vouching.sent([op.op_id for op in ops])
+        self._sent = load = Load(lineage, rows, resolutions, batch, self._runtime.monotonic(), tick)
         return load
 
     def _rows(self, lineage: Lineage, most: int, *, exact: bool = False) -> list[Row]:
@@ -349,7 +363,9 @@ class Drain:
         done = len(outcome.results)
         with self._mutex:
             self.highest = max(self.highest, outcome.highest)
-            self._settling.settle(load.lineage, load.rows[:done], outcome.results, load.resolutions, load.batch.ops)
+            self._settling.settle(
+                load.lineage, load.rows[:done], outcome.results, load.resolutions, load.batch.ops, load.tick
+            )
             if outcome.moved:
                 self._dating.unsent(load.lineage, load.lineage.acked)  # what came behind was not tried
                 self._settling.moved(load.rows[done].write.key, outcome.current)

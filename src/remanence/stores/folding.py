@@ -7,6 +7,7 @@ import msgspec
 from remanence.model import ABSENT, Append, Delete, Patch, Put, Record, Touch, Write
 from remanence.protocols import Ask, Fetch, Length, Lifetime, Tail, Told
 from remanence.stores.edits import EditRejected
+from remanence.stores.known import Entry, Knowledge, ListTail, of_record
 from remanence.stores.resolve import patched, remaining
 
 
@@ -33,6 +34,27 @@ class View(msgspec.Struct):
     length: int = -1
     left: int = -1
     touched: bool = False
+
+
+def view_of(key: str, knowledge: Knowledge | None, wall: float) -> View:
+    """What is known of a key, at a moment of the wall clock."""
+    if knowledge is None:
+        return View(key, items=[])
+    if knowledge.expires is not None and knowledge.expires <= wall:
+        return View(key, known=True, items=[], length=0)
+    left = -1 if knowledge.expires is None else max(1, int((knowledge.expires - wall) * 1000))
+    entry = knowledge.entry
+    if isinstance(entry, ListTail):
+        return View(key, known=True, items=list(entry.items), length=entry.length, left=left)
+    record = None if entry.body is None else Record(key, entry.body, entry.etag, entry.hlc)
+    return View(key, known=True, record=record, items=[], length=0, left=left)
+
+
+def entry_of(view: View, before: Entry) -> Entry:
+    """A view as what is known; of a list, which records do not become, with what it was `before`."""
+    if view.record is None and isinstance(before, ListTail) and view.items:
+        return ListTail(tuple(view.items), view.length)
+    return of_record(view.record)
 
 
 def fold(view: View, late: Iterable[Late]) -> View:

@@ -42,12 +42,16 @@ _decoder = msgspec.msgpack.Decoder(Entry)
 
 
 class Knowledge(msgspec.Struct, frozen=True):
-    """An entry, the row it is exact up to, when the server said it and when it expires (wall seconds)."""
+    """An entry, the row it is exact up to, when the server said it and when it expires (wall seconds).
+
+    `tick`: when it was asked for or sent, as `Vouching` counts; -1 for what the feed cannot vouch for.
+    """
 
     n: int
     entry: Entry
     wall: float
     expires: float | None = None
+    tick: int = -1
 
 
 class Known:
@@ -79,6 +83,10 @@ class Known:
         n, data, wall, expires = rows[0]
         entry = _read(data)
         return None if entry is None else Knowledge(n, entry, wall, expires)
+
+    def at_hand(self, key: str) -> Knowledge | None:
+        """What is known of `key` in memory. Unlike all else here it needs no mutex."""
+        return self._lately.get(key) or self._entries.get(key)
 
     def heard(self, key: str, knowledge: Knowledge) -> None:
         """Remember what the server said; how long it lives is to be asked later (`ageless`)."""
@@ -136,10 +144,11 @@ class Known:
         items = items[-TAIL_ITEMS:]
         more = max(0, len(old.items) + len(items) - TAIL_ITEMS)
         entry = ListTail(old.items[more:] + tuple(items), length)
+        tick = before.tick if before is not None and old is before.entry else -1
         # by what changed: to add up the lengths of hundreds of items takes longer than the write itself
         was = self._sizes[key] if before is not None and old is before.entry and key in self._sizes else _size(old)
         size = was + _bytes(items) - _bytes(old.items[:more])
-        self._hold(key, Knowledge(n, entry, wall, expires), size)
+        self._hold(key, Knowledge(n, entry, wall, expires, tick), size)
         if self._size > self._budget:
             self._fit()
 

@@ -189,6 +189,11 @@ class MemoryStore:
         with self._mutex:
             return list(self._shelf.state.log)
 
+    @property
+    def logged(self) -> int:
+        """Entries the change log ever had."""
+        return self._shelf.state.logged
+
     def plant(self, key: str, value: Value) -> None:
         """Store a value as others do: no stamp, no log entry, no lifetime."""
         with self._mutex:

@@ -9,9 +9,10 @@ from remanence.errors import DeadlineExceeded, Misconfigured, PoolExhausted, Wor
 from remanence.model import Delete, Reading, Record
 from remanence.protocols import Ask, Fetch, Length, Lifetime, Tail, Told
 from remanence.stores.drain import Drain
-from remanence.stores.folding import Late, View, answer, fold
-from remanence.stores.known import TAIL_ITEMS, Knowledge, ListTail, of_record
+from remanence.stores.folding import Late, View, answer, fold, view_of
+from remanence.stores.known import TAIL_ITEMS, Document, Entry, Knowledge, ListTail, of_record
 from remanence.stores.rows import Row
+from remanence.stores.vouching import Vouching
 
 if TYPE_CHECKING:
     from remanence.stores.resilient import ResilientStore
@@ -73,6 +74,31 @@ class Reader:
                 self._failed(error)
         return [self._local(ask) for ask in asks]
 
+    def at_hand(self, asks: Sequence[Ask], vouching: Vouching) -> list[Reading[Any]] | None:
+        """Answers from what is known here, where the feed vouches for all of it; else None, and the store is asked."""
+        owner = self._owner
+        if not vouching.alive() or owner.journal.pending:
+            return None
+        if owner.adopted and any(drain.journal.pending for drain in owner.adopted):
+            return None
+        readings: list[Reading[Any]] = []
+        told: Any
+        for ask in asks:
+            knowledge = owner.drain.known.at_hand(ask.key)
+            if knowledge is None or not vouching.holds(ask.key, knowledge):
+                return None
+            if knowledge.expires is not None and knowledge.expires <= owner.runtime.wall():
+                return None
+            entry = knowledge.entry
+            if type(ask) is Fetch and type(entry) is Document:
+                told = None if entry.body is None else Record(ask.key, entry.body, entry.etag, entry.hlc)
+            elif type(ask) is Lifetime or not _answers(entry, ask):
+                return None
+            else:
+                told = answer(ask, view_of(ask.key, knowledge, owner.runtime.wall()))
+            readings.append(Reading(told, "near", vouching.as_of))
+        return readings
+
     async def _assure(self, limit: float) -> None:
         """Before the server is believed: let it be asked whether it forgot anything, where that is in doubt."""
         owner = self._owner
@@ -103,10 +129,12 @@ class Reader:
             drains = [drain for drain in [*owner.adopted, owner.drain] if drain.journal.pending]
             late = {ask.key: self._pending(drains, ask.key) for ask in asks} if drains else {}
         if not any(late.values()):
-            told, _ = await owner.store.read(asks, limit)
+            vouching = owner.vouching
+            tick, wide = (-1, asks) if vouching is None else (vouching.tick, _with_lifetimes(asks))
+            told, _ = await owner.store.read(wide, limit)
             owner.contact.reached()
-            self._remember(asks, told, at)
-            return [Reading(_raised(each)) for each in told]
+            self._remember(asks, told[: len(asks)], at, tick, told[len(asks) :])
+            return [Reading(_raised(each)) for each in told[: len(asks)]]
         return await self._overlaid(asks, late, drains, limit)
 
     def _pending(self, drains: Sequence[Drain], key: str) -> list[_Pending]:
@@ -158,20 +186,30 @@ class Reader:
             Late(row.op_id, row.hlc, row.write, drain.age(drain.journal.lineage_of(row.n), row)) for drain, row in rows
         ]
 
-    def _remember(self, asks: Sequence[Ask], told: Sequence[Told], at: int) -> None:
+    def _remember(
+        self, asks: Sequence[Ask], told: Sequence[Told], at: int, tick: int, lifetimes: Sequence[Told]
+    ) -> None:
+        """`lifetimes`: those of the asks' keys, where they were asked as well."""
         owner = self._owner
         wall = owner.runtime.wall()
         with owner.mutex:
             known = owner.drain.known
             unchanged = owner.journal.active.end == at
             late = set() if unchanged else owner.journal.keys_behind(at)
-            for ask, each in zip(asks, told, strict=True):
+            for number, (ask, each) in enumerate(zip(asks, told, strict=True)):
                 if ask.key in late:
                     continue  # a write of ours may or may not be in this answer: nobody can say up to which
+                entry: Entry | None = None
                 if isinstance(ask, Fetch) and (each is None or isinstance(each, Record)):
-                    known.heard(ask.key, Knowledge(at, of_record(each), wall))
+                    entry = of_record(each)
                 elif isinstance(ask, Tail) and isinstance(each, list) and ask.stop == -1:
-                    known.heard(ask.key, Knowledge(at, _list_tail(ask, each), wall))
+                    entry = _list_tail(ask, each)
+                if entry is None:
+                    continue
+                if lifetimes:
+                    known.put(ask.key, Knowledge(at, entry, wall, _end(lifetimes[number], wall), tick))
+                else:
+                    known.heard(ask.key, Knowledge(at, entry, wall))
 
     # --- from here ------------------------------------------------------------------------------
 
@@ -196,7 +234,7 @@ class Reader:
         if before is not None and before.basis == basis and before.holds(owner.runtime.boottime()):
             view, after = before.renewed(owner.runtime.boottime()), before.n
         else:
-            view, after = self._known_view(key, knowledge), knowledge.n if knowledge else 0
+            view, after = view_of(key, knowledge, owner.runtime.wall()), knowledge.n if knowledge else 0
         own = [(owner.drain, row) for row in owner.journal.rows_of(key, after)]
         fold(view, self._late(_once([*others, *own]) if others else own))
         if not others:
@@ -204,19 +242,6 @@ class Reader:
             if len(self._folds) > FOLDS:
                 del self._folds[next(iter(self._folds))]
         return view
-
-    def _known_view(self, key: str, knowledge: Knowledge | None) -> View:
-        if knowledge is None:
-            return View(key, items=[])
-        wall = self._owner.runtime.wall()
-        if knowledge.expires is not None and knowledge.expires <= wall:
-            return View(key, known=True, items=[], length=0)
-        left = -1 if knowledge.expires is None else max(1, int((knowledge.expires - wall) * 1000))
-        entry = knowledge.entry
-        if isinstance(entry, ListTail):
-            return View(key, known=True, items=list(entry.items), length=entry.length, left=left)
-        record = None if entry.body is None else Record(key, entry.body, entry.etag, entry.hlc)
-        return View(key, known=True, record=record, items=[], length=0, left=left)
 
     def _unknown(self, key: str) -> WorldError:
         """The error that keeps the server away, said of this key."""
@@ -285,6 +310,24 @@ def _view(ask: Ask, told: Sequence[Any]) -> View:
         case Lifetime():
             there = Record(ask.key, b"", "") if told[0] != -2 else None
             return View(ask.key, known=True, record=there, items=[], length=0, left=told[0])
+
+
+def _with_lifetimes(asks: Sequence[Ask]) -> list[Ask]:
+    return [*asks, *(Lifetime(ask.key) for ask in asks)]
+
+
+def _end(lifetime: Told, wall: float) -> float | None:
+    """When what lives that many milliseconds ends (wall seconds); None for never."""
+    return wall + lifetime / 1000 if isinstance(lifetime, int) and lifetime >= 0 else None
+
+
+def _answers(entry: Entry, ask: Ask) -> bool:
+    """Whether an entry has all that is asked of a list."""
+    if isinstance(entry, Document):
+        return entry.body is None
+    if isinstance(ask, Length) or entry.length == len(entry.items):
+        return entry.length >= 0
+    return isinstance(ask, Tail) and ask.start < 0 and -ask.start <= len(entry.items) and ask.stop < 0
 
 
 def _list_tail(ask: Tail, items: list[bytes]) -> ListTail:

@@ -19,7 +19,7 @@ from remanence.errors import (
     RemanenceError,
     WorldError,
 )
-from remanence.feed.feed import Feed
+from remanence.feed.feed import WAIT, Feed
 from remanence.feed.watch import Watch
 from remanence.model import Reading, Receipt, Wanted, Write
 from remanence.protocols import Ack, Ask, Runtime, Signal, Status, Store
@@ -34,6 +34,7 @@ from remanence.stores.reader import Reader
 from remanence.stores.rows import Settled
 from remanence.stores.shelf import Shelf
 from remanence.stores.tickets import Ticket, Waiting
+from remanence.stores.vouching import Vouching
 from remanence.wire.identity import op_id
 from remanence.wire.sqlite import FileDamaged
 
@@ -55,12 +56,14 @@ class ResilientStore:
         self.leader: object | None = None
         """Whoever talks to the store for the journal of this process."""
         self.waiting = Waiting()
+        self.feed = Feed(store, runtime, tell, wait=min(WAIT, settings.staleness / 3))
+        self.vouching = Vouching(self.feed, runtime, settings.staleness) if settings.reads == "near" else None
+        """What near reads go by; None where reads are fresh."""
         self.drain = self._drain_of(shelf.own())
         self.adopted: list[Drain] = []
         self.keeper = Keeper(self)
         self._reader = Reader(self)
         self._intake = Intake(self)
-        self.feed = Feed(store, runtime, tell)
 
     def _drain_of(self, journal: Journal) -> Drain:
         known = Known(journal.database, records=self.settings.local_records)
@@ -73,6 +76,7 @@ class ResilientStore:
             self.tell,
             partial(self._settle, journal),
             self.mutex,
+            self.vouching,
         )
 
     def adopt(self, journal: Journal) -> Drain:
@@ -289,10 +293,16 @@ class ResilientStore:
 
     # --- reading --------------------------------------------------------------------------------
 
-    async def read(self, asks: Sequence[Ask], *, deadline: float | None = None) -> list[Reading[Any]]:
+    async def read(
+        self, asks: Sequence[Ask], *, deadline: float | None = None, fresh: bool = False
+    ) -> list[Reading[Any]]:
         """See `Gateway.read`. Raises `Unavailable` where the store is away and nothing is known here."""
         if self.closed:
             raise Closed("this memory was closed: open a new one")
+        if self.vouching is not None and not fresh:
+            readings = self._reader.at_hand(asks, self.vouching)
+            if readings is not None:
+                return readings
         self.keeper.start()
         return await self._reader.read(asks, self._limit(deadline))
 

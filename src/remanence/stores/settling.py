@@ -2,8 +2,6 @@
 
 from collections.abc import Callable, Sequence
 
-from msgspec.structs import replace
-
 from remanence import events
 from remanence.model import (
     CONFLICT,
@@ -18,10 +16,10 @@ from remanence.model import (
     Put,
     Receipt,
     Record,
-    Touch,
 )
 from remanence.protocols import Runtime, Told
 from remanence.stores.fates import APPLIED, DEAD, UNKNOWN, fate
+from remanence.stores.folding import Late, entry_of, fold, view_of
 from remanence.stores.journal import Journal
 from remanence.stores.known import Document, Knowledge, Known, of_record
 from remanence.stores.resolve import NOTHING, Resolution
@@ -92,11 +90,12 @@ class Settling:
         codes: Sequence[str],
         resolutions: Sequence[Resolution | None],
         ops: Sequence[Op] = (),
+        tick: int = -1,
     ) -> None:
         """The next rows of a lineage have these results.
 
         `resolutions` says what they were sent as, where this process knows it; or, where there are no patches
-        among them, `ops` does.
+        among them, `ops` does. `tick`: see `Knowledge.tick`.
         """
         settled: list[Settled] = []
         wall, size = self._runtime.wall(), 0
@@ -109,7 +108,7 @@ class Settling:
             else:
                 receipt = self._judge(row, codes[i], told.rejection if told is not None else "")
             settled.append((row.n, receipt))
-            self._remember(row, codes[i], after, wall, sent=sent)
+            self._remember(row, codes[i], after, wall, tick, sent=sent)
             size += row.size
         self._journal.acknowledge(lineage, lineage.acked + len(rows), size)
         self._settled(settled)
@@ -129,26 +128,34 @@ class Settling:
         self._journal.record(row, kind, reason)
         return Receipt("rejected", op_id, reason=kind if kind in (CONFLICT, STALE) else reason)
 
-    def _remember(self, row: Row, code: str, after: Document | None, wall: float, *, sent: bool) -> None:
+    def _remember(self, row: Row, code: str, after: Document | None, wall: float, tick: int, *, sent: bool) -> None:
         """Keep what the store now holds of the key, as far as the reply tells."""
         write, known = row.write, self._known
         key, ttl = write.key, getattr(write, "ttl", 0)
         expires = row.wall + ttl / 1000 if ttl > 0 else None
         if code == OK and after is not None:
             self._keep(key, after)
-            known.put(key, Knowledge(row.n, after, wall, expires))
-        elif code == REFUSED:
+            known.put(key, Knowledge(row.n, after, wall, expires, tick))
             return
-        elif code in (OK, DUPLICATE) and isinstance(write, Append):
+        if code in (OK, DUPLICATE) and isinstance(write, Append):
             known.extend(key, row.n, write.items, wall, expires)
-        elif code != OK or not sent:
+            return
+        if code in (OK, DUPLICATE):  # a lifetime, or a write whose answer was lost
+            self._go_on(row, wall)
+        if code not in (OK, REFUSED) or (code == OK and not sent):
             self.documents.pop(key, None)
-            if code not in (OK, DUPLICATE) and not isinstance(write, Append):
-                known.forget([key])
-        elif isinstance(write, Touch):
-            before = known.get(key)
-            if before is not None:
-                known.put(key, replace(before, n=row.n, expires=expires))
+        if code not in (OK, DUPLICATE, REFUSED) and not isinstance(write, Append):
+            known.forget([key])
+
+    def _go_on(self, row: Row, wall: float) -> None:
+        """Have what is known include a row, as a reader would: before the row is pruned."""
+        key = row.write.key
+        before = self._known.get(key)
+        if before is not None and before.n < row.n:
+            late = Late(row.op_id, row.hlc, row.write, max(0.0, wall - row.wall))
+            view = fold(view_of(key, before, wall), [late])
+            expires = None if view.left < 0 else wall + view.left / 1000
+            self._known.put(key, Knowledge(row.n, entry_of(view, before.entry), before.wall, expires))
 
 
 def left_by(op: Op) -> Document | None:

@@ -76,7 +76,7 @@ class Memory(Opened[State]):
     def get(self, name: str, *default: Any) -> Any:
         """The value, live where it is a list or a dict: changing it changes what is shared."""
         value = run(self._face.get(name, *default))
-        if not isinstance(value, dict | list) or (default and value is default[0]):
+        if not isinstance(value, (dict, list)) or (default and value is default[0]):
             return value
         root = self._root(name)
         root.show(value)

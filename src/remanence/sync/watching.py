@@ -35,6 +35,11 @@ class BlockingWatcher:
         """Hear no more; who waits for the next change is told that there is none."""
         self._watcher.close()
 
+    @property
+    def closed(self) -> bool:
+        """Whether there is nothing more to come."""
+        return self._watcher.closed
+
     def __iter__(self) -> Iterator[Changed]:
         return self
 
@@ -61,7 +66,11 @@ def watching(method: Callable[Concatenate[Any, P], Watcher]) -> Callable[Concate
 
     def call(self: Any, /, *args: P.args, **kwargs: P.kwargs) -> BlockingWatcher:
         made = BlockingWatcher(method(self._face, *args, **kwargs), kwargs.get("timeout"))  # type: ignore[arg-type]
-        made.ready(self._engine.settings.deadline)
+        try:
+            made.ready(self._engine.settings.deadline)
+        except BaseException:  # interrupted: nobody has it to close it
+            made.close()
+            raise
         return made
 
     return update_wrapper(call, method)

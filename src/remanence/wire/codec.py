@@ -70,7 +70,8 @@ def decode(data: bytes, key: str) -> Any:
         raise _too_deep(key) from None
     except (msgspec.DecodeError, ValueError):
         return _decode_leniently(data, key)
-    if data.count(b"[") + data.count(b"{") > MOST_DEPTH and _deeper(value, MOST_DEPTH):
+    deep = len(data) > 2 * MOST_DEPTH and data.count(b"[") + data.count(b"{") > MOST_DEPTH
+    if deep and _deeper(value, MOST_DEPTH):
         raise _too_deep(key)
     return value
 
@@ -112,7 +113,9 @@ def state_body(value_json: bytes, modified_ns: int) -> bytes:
 
 def is_state(document: Any) -> bool:
     """Whether a document is one attribute's value in its envelope, as `state_body` writes it."""
-    return isinstance(document, dict) and "value" in document and document.keys() <= {"value", "last_modified"}
+    if not isinstance(document, dict) or "value" not in document:
+        return False
+    return len(document) == 1 or (len(document) == 2 and "last_modified" in document)
 
 
 # --- stamps -------------------------------------------------------------------------------------

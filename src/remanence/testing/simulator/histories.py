@@ -12,6 +12,7 @@ from remanence.model import ABSENT, Append, Delete, Edit, Patch, Put, Reading, R
 from remanence.protocols import Fetch, Tail
 from remanence.runtime.simulated import Cancelled, Deadlock
 from remanence.settings import Settings
+from remanence.stores.vouching import KEPT_SECONDS
 from remanence.testing.simulator.deeds import tokens
 from remanence.testing.simulator.faults import FAULTS, Nemesis
 from remanence.testing.simulator.network import FATES
@@ -73,6 +74,7 @@ def plan(seed: int, kinds: Sequence[str] | None = None) -> Plan:
         "ack": chance.choice(("auto", "auto", "journal")),
         "journal_rows": chance.choice((20, 10_000, 10_000)),
         "on_full": chance.choice(("raise", "block", "drop_new")),
+        "reads": chance.choice(("fresh", "fresh", "near")),
     }
     return Plan(
         settings=settings,
@@ -148,6 +150,7 @@ class History:
         if not self.oracle.violations:
             self.oracle.finish(self.world.network.store)
             await self._calm()
+            await self._converged()
             await self._offline()
         for name, error in simulation.faults:
             self.oracle.violated(f"{name} ended with {type(error).__name__}: {error}")
@@ -214,6 +217,24 @@ class History:
             if simulation.now - started > 0.5:
                 self.oracle.violated(f"a write took {simulation.now - started:.3f} s on a good day")
 
+    async def _converged(self) -> None:
+        """When all is quiet, what is answered from near is what the store has."""
+        if self.world.settings.reads != "near":
+            return
+        store = self.world.network.store
+        # a feed that lost its link is back by then; what a server forgot behind a proxy is asked anew much later
+        await self.world.simulation.sleep(KEPT_SECONDS + 1.0 if self.world.network.hidden else 4.0)
+        asks: list[Tail | Fetch] = [Tail("list0"), Fetch("doc0"), Fetch("doc1"), Fetch("reg0"), Fetch("reg1")]
+        for process in self.world.processes:
+            for ask in asks * 2 if not process.store.closed else ():
+                (reading,) = await process.store.read([ask])
+                (told,), _ = await store.read([ask], 0.0)
+                self.oracle.counts[f"{reading.source} reads"] += 1
+                if _content(reading.value) != _content(told):
+                    self.oracle.violated(
+                        f"{process.name} reads another {ask.key} ({reading.source}) than the store has"
+                    )
+
     async def _offline(self) -> None:
         """Cut off, a process answers from what it knows, and knows nothing twice."""
         for machine in self.world.machines:
@@ -235,6 +256,11 @@ class History:
         (token, count), *_ = [*Counter(tokens_read(reading)).most_common(1), ("", 0)]
         if count > 1:
             self.oracle.violated(f"{process.name} reads {token} {count} times in {key} ({reading.source})")
+
+
+def _content(told: Any) -> Any:
+    """An answer without its clock, which a writer knows as it sent it."""
+    return (told.body, told.etag) if isinstance(told, Record) else told
 
 
 class Caller:

@@ -49,6 +49,8 @@ class Network:
         """When the last request under way will have been delivered."""
         self.resets = 0
         """How often every connection was closed."""
+        self.hidden = False
+        """Whether it forgot something without closing a connection."""
         self.snapshots: deque[Snapshot] = deque(maxlen=12)
 
     def _clock(self) -> float:
@@ -62,7 +64,9 @@ class Network:
 
     def forget(self, *, everything: bool) -> None:
         """Be as some time ago, or empty. A proxy may hide from the processes that it is another server."""
-        self.resets += self.chance.random() < 0.5
+        noticed = self.chance.random() < 0.5
+        self.resets += noticed
+        self.hidden |= not noticed
         before = {lineage: mark.seq for lineage, (mark, _) in self.store.snapshot().marks.items()}
         if everything or not self.snapshots:
             self.snapshots.clear()
@@ -167,6 +171,9 @@ class Link:
 
     async def changes(self, after: Cursor, count: int, wait: float, deadline: float) -> Changes:
         """See `Store.changes`."""
+        until = self.simulation.now + wait
+        while self.simulation.now < until and str(self._network.store.logged) == (after.position or "0"):
+            await self.simulation.sleep(min(0.05, until - self.simulation.now))
         return await self._ask(lambda store: store.changes(after, count, wait, deadline), deadline)
 
     async def latest(self, deadline: float) -> Cursor:
