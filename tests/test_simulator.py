@@ -58,6 +58,14 @@ def test_no_history_violates_an_invariant(first: int):
     assert not broken, "\n".join(f"seed {report.seed}: {report.violations[0]}" for report in broken)
 
 
+@pytest.mark.parametrize("seed", [100070, 100469, 100905, 101513, 102191, 301888])
+@pytest.mark.parametrize("reads", ["near", "mirror"])
+def test_histories_that_went_wrong_once(seed: int, reads: str):
+    made = plan(seed)
+    report = play(seed, msgspec.structs.replace(made, settings={**made.settings, "reads": reads}))
+    assert not report.violations, report.violations
+
+
 @pytest.mark.soak
 def test_no_history_violates_an_invariant_long():
     assert main(["--seeds", "100000", "--from", "1000"]) == 0

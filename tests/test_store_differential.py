@@ -19,8 +19,9 @@ from remanence.stores.redis import RedisStore
 from remanence.stores.sqlite import SQLiteStore
 from remanence.testing.servers import Server
 from remanence.testing.store_case import PAST, run, text
+from remanence.wire.address import Address
 from remanence.wire.keys import Keyspace
-from remanence.wire.redis import Address, blocking_connect
+from remanence.wire.redis import blocking_connect
 
 KEYS = ("a", "b", "c:*", "nul\0é🧠")
 LINEAGES = ("A", "B", "C-_0")

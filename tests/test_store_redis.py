@@ -16,8 +16,9 @@ from remanence.testing.contract import StoreContract
 from remanence.testing.contract_writes import WriteContract
 from remanence.testing.servers import Server, available_servers
 from remanence.testing.store_case import PAST, StoreCase, append, delete, op_id, put
+from remanence.wire.address import Address
 from remanence.wire.keys import Keyspace
-from remanence.wire.redis import Address, async_connect, blocking_connect
+from remanence.wire.redis import async_connect, blocking_connect
 
 
 class RedisCase(StoreCase):

@@ -23,14 +23,20 @@ from remanence.protocols import Gateway, Runtime, Status
 from remanence.runtime.asynchronous import AsyncRuntime
 from remanence.runtime.blocking import BlockingRuntime, run
 from remanence.settings import Settings
+from remanence.stores.deadletters import without_effect
 from remanence.stores.direct import DirectStore
 from remanence.stores.memory import MemoryStore
+from remanence.stores.outcomes import CONFLICTS, DEAD_LETTERS
+from remanence.stores.partitioned import PartitionedStore, parts_of
 from remanence.stores.redis import RedisStore
 from remanence.stores.resilient import ResilientStore
+from remanence.stores.routes import Route, routes_to
+from remanence.stores.rows import Outcome
 from remanence.stores.shelf import Shelf
 from remanence.stores.sqlite import SQLiteStore
-from remanence.wire.keys import Keyspace, tag
-from remanence.wire.redis import Address, async_connect, blocking_connect
+from remanence.wire.address import Address
+from remanence.wire.keys import tag
+from remanence.wire.redis import async_connect, blocking_connect
 
 _left_to_parent: list[Any] = []
 """What a forked child inherited and must neither use nor close."""
@@ -78,8 +84,8 @@ class Engine:
         stack = ExitStack()
         stack.enter_context(self._lock)
         for gateway in self._opened():
-            if isinstance(gateway, ResilientStore):
-                stack.enter_context(gateway.mutex)
+            for part in parts_of(gateway):
+                stack.enter_context(part.mutex)
         return stack
 
     def leave_to_parent(self) -> None:
@@ -114,17 +120,23 @@ class Engine:
     def _open_redis(self, runtime: Runtime) -> Gateway:
         settings, address = self.settings, self._address
         assert address is not None  # only called with one
-        connect = async_connect(address) if isinstance(runtime, AsyncRuntime) else blocking_connect(address)
+        dial = async_connect if isinstance(runtime, AsyncRuntime) else blocking_connect
+        routes = routes_to(address, dial, runtime, settings)
+        parts = [self._open_partition(runtime, route) for route in routes]
+        return parts[0] if len(parts) == 1 else PartitionedStore(parts, routes[0].agreement)
+
+    def _open_partition(self, runtime: Runtime, route: Route) -> ResilientStore:
+        settings = self.settings
         store = RedisStore(
-            connect,
+            route.connect,
             runtime,
-            Keyspace(settings.namespace),
+            route.keys,
             pool=settings.pool,
             log_length=settings.log_length,
             tombstone_ttl=settings.tombstone_ttl,
             watermark_ttl=settings.watermark_ttl,
         )
-        folder = None if settings.durability == "volatile" else journal_folder(settings, address.name)
+        folder = None if settings.durability == "volatile" else journal_folder(settings, self.place) / route.part
         return ResilientStore(store, Shelf(folder, runtime, settings, self.events), runtime, settings, self.events)
 
 
@@ -159,6 +171,18 @@ class BlockingEngine(Engine):
     def status(self) -> Status:
         """Availability, pending writes, lag and counters, without asking the server."""
         return run(self.gateway.status())
+
+    def conflicts(self, limit: int = 1000) -> list[Outcome]:
+        """Writes without effect (kind conflict, stale or rejected), newest first, at most `limit`.
+
+        Of this process and of those whose journals it took over. Without a journal (the sqlite and memory
+        backends) there are none: the call itself raises. Raises `InvalidArgument` for a limit below one.
+        """
+        return without_effect(self.gateway, CONFLICTS, limit)
+
+    def dead_letters(self, limit: int = 1000) -> list[Outcome]:
+        """Writes that can never be applied as they are, as `conflicts` tells of those without effect."""
+        return without_effect(self.gateway, DEAD_LETTERS, limit)
 
     def flush(self, timeout: float = 1.0) -> bool:
         """Wait until the store has every pending write; False after `timeout` seconds."""
@@ -199,12 +223,20 @@ class AsyncEngine(Engine):
         """A loop that ended without closing us leaves its journal to the next one."""
         for loop in [loop for loop in self._gateways if loop.is_closed()]:
             gateway = self._gateways.pop(loop)
-            if isinstance(gateway, ResilientStore):
-                gateway.abandon()
+            for part in parts_of(gateway):
+                part.abandon()
 
     async def status(self) -> Status:
         """Availability, pending writes, lag and counters, without asking the server."""
         return await self.gateway.status()
+
+    async def conflicts(self, limit: int = 1000) -> list[Outcome]:
+        """See `BlockingEngine.conflicts`; of the running loop's gateway."""
+        return without_effect(self.gateway, CONFLICTS, limit)
+
+    async def dead_letters(self, limit: int = 1000) -> list[Outcome]:
+        """See `BlockingEngine.dead_letters`; of the running loop's gateway."""
+        return without_effect(self.gateway, DEAD_LETTERS, limit)
 
     async def flush(self, timeout: float = 1.0) -> bool:
         """Wait until the store has every pending write; False after `timeout` seconds."""
@@ -226,7 +258,7 @@ class AsyncEngine(Engine):
 
 def _address(settings: Settings) -> Address:
     tls = {"ca": settings.tls_ca, "cert": settings.tls_cert, "key": settings.tls_key}
-    if any(tls.values()) and not settings.url.startswith("rediss://"):
+    if any(tls.values()) and not settings.url.startswith("rediss"):
         raise InvalidSetting("tls_ca, tls_cert and tls_key need a rediss:// url")
     return Address(settings.url, connect_timeout=settings.connect_timeout, tls=tls)
 
@@ -239,8 +271,8 @@ def journal_folder(settings: Settings, place: str) -> Path:
 
 def _leave(gateway: Gateway | None) -> None:
     _left_to_parent.append(gateway)
-    if isinstance(gateway, ResilientStore):
-        gateway.shelf.after_fork()
+    for part in parts_of(gateway):
+        part.shelf.after_fork()
 
 
 # --- one engine for all faces of a deployment ---------------------------------------------------

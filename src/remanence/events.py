@@ -182,6 +182,15 @@ class FeedFailed(Event, frozen=True):
     reason: str
 
 
+class MirrorFailed(Event, frozen=True):
+    """The copy on this machine's disk could not be kept; reads go to the server, and it is tried again."""
+
+    level = "ERROR"
+    text = "mirror {path} cannot follow: {reason}"
+    path: str
+    reason: str
+
+
 class RecordSkipped(Event, frozen=True):
     """A stored entry that cannot be read was left out of an answer."""
 

@@ -258,16 +258,16 @@ class Record(msgspec.Struct, frozen=True):
     hlc: int = 0
 
 
-Source = Literal["store", "near", "local"]
+Source = Literal["store", "near", "mirror", "local"]
 
 
 class Reading(msgspec.Struct, Generic[T], frozen=True):
     """An answer, where it came from, and how old it may be.
 
     `source` is "store" (Redis or the shared file, with this process's pending writes folded in), "near" (what
-    this process knows, and the change log says still holds) or "local" (the server is away: what this process
-    knows). `as_of` is the wall time in seconds of the knowledge behind the latter two, None where only this
-    process's own writes are known.
+    this process knows, and the change log says still holds), "mirror" (from the copy on this machine's disk, which
+    follows the log) or "local" (the server is away: what this process knows). `as_of` is the wall time in seconds
+    of the knowledge behind the latter three, None where only this process's own writes are known.
     """
 
     value: T
@@ -280,13 +280,14 @@ class Reading(msgspec.Struct, Generic[T], frozen=True):
         return self.source == "local"
 
 
-State = Literal["journalled", "applied", "rejected"]
+State = Literal["journalled", "applied", "replicated", "rejected"]
 
 
 class Receipt(msgspec.Struct, frozen=True):
     """What is certain about a write when the call returns.
 
     "journalled": on this machine's disk, will be applied in order. "applied": in the store.
+    "replicated": on as many of its replicas, too, as the setting `replicas` says.
     "rejected": its effect was refused, `reason` is one of the result codes above or an edit's own.
     `result` is what an edit returned (the popped item, the new count).
     """

@@ -184,6 +184,12 @@ class Store(Protocol):
     async def latest(self, deadline: float) -> Cursor:
         """The end of the change log; `BEGINNING` where it is empty."""
 
+    async def replicated(self, lineage: str, replicas: int, wait: float, deadline: float) -> tuple[Reached, int]:
+        """How far a lineage was followed, and how many replicas have all of that.
+
+        Waits for `replicas` of them, no longer than `wait` seconds.
+        """
+
     async def facts(self, deadline: float) -> Mapping[str, str]:
         """Server facts for people: kind, version, memory policy, persistence, used memory, keys."""
 
@@ -191,9 +197,10 @@ class Store(Protocol):
         """Let go of connections. Never waits for the server."""
 
 
-Ack = Literal["auto", "journal", "store"]
+Ack = Literal["auto", "journal", "store", "replicated"]
 """What a write waits for: "auto" the store, or its journal when the deadline passes or the store is
-away; "journal" the journal alone; "store" the store, raising when the deadline passes."""
+away; "journal" the journal alone; "store" the store, raising when the deadline passes; "replicated" as
+"auto", and then its replicas for what is left of the deadline: the receipts say how far it came."""
 
 
 class Watching(Protocol):

@@ -42,17 +42,29 @@ class Settings:
         "process: a journalled write survives kill -9; full: power loss too; volatile: no disk",
         choices=("process", "full", "volatile"),
     )
-    ack: Literal["auto", "journal", "store"] = option(
+    ack: Literal["auto", "journal", "store", "replicated"] = option(
         "auto",
         "REMANENCE_ACK",
-        "auto: wait for the server, its journal past the deadline; journal: at once; store: or raise",
-        choices=("auto", "journal", "store"),
+        "auto: wait for the server, its journal past the deadline; journal: at once; store: or raise; "
+        "replicated: as auto, then for replicas",
+        choices=("auto", "journal", "store", "replicated"),
     )
-    reads: Literal["fresh", "near"] = option(
+    replicas: int = option(1, "REMANENCE_REPLICAS", "how many replicas ack=replicated waits for", least=1, most=100)
+    reads: Literal["fresh", "near", "mirror"] = option(
         "fresh",
         "REMANENCE_READS",
-        "fresh: ask the server; near: answer from here what the change log says still holds",
-        choices=("fresh", "near"),
+        "fresh: ask the server; near: answer from here what still holds; mirror: from a copy of all on disk",
+        choices=("fresh", "near", "mirror"),
+    )
+    mirror_records: int = option(
+        1_000_000, "REMANENCE_MIRROR_RECORDS", "most records in the mirror", least=1, most=1 << 40
+    )
+    mirror_bytes: int = option(1 << 30, "REMANENCE_MIRROR_BYTES", "most bytes in the mirror", least=1024, most=1 << 44)
+    mirror_evict: Literal["lru", "lfu", "age"] = option(
+        "lru",
+        "REMANENCE_MIRROR_EVICT",
+        "what a full mirror lets go: least recently used, least often used, or longest unchanged",
+        choices=("lru", "lfu", "age"),
     )
     staleness: float = option(
         3.0,
@@ -251,8 +263,12 @@ class Options(TypedDict, total=False):
     sentinel_password: str
     path: str
     durability: Literal["process", "full", "volatile"]
-    ack: Literal["auto", "journal", "store"]
-    reads: Literal["fresh", "near"]
+    ack: Literal["auto", "journal", "store", "replicated"]
+    replicas: int
+    reads: Literal["fresh", "near", "mirror"]
+    mirror_records: int
+    mirror_bytes: int
+    mirror_evict: Literal["lru", "lfu", "age"]
     staleness: float
     fallback: bool
     deadline: float

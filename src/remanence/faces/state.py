@@ -72,7 +72,11 @@ class State(Face):
         Without a default a missing name raises AttributeError. Raises `CorruptRecord` for a stored value
         that cannot be read, and `Unavailable` where the server is away and the value is not known here.
         """
-        record, _ = await self._record(name)
+        try:  # as `_record`, without its coroutine: a near read takes no more than 6 µs
+            (reading,) = await self._opener().read((Fetch(self.key_of(name)),))
+        except Unavailable as error:
+            raise UnavailableAttribute(str(error)) from error
+        record: Record | None = reading.value
         if record is None:
             if default is _RAISE:
                 raise MissingAttribute(f"no value is stored under {name!r} ({self.key_of(name)})")
@@ -177,7 +181,7 @@ class State(Face):
                 return False
             base = record.etag if record else ABSENT
             receipt = (await self._opener().write([Put(key, body, ttl_ms(ttl), base)]))[0]
-            if receipt.state == "applied":
+            if receipt.state in ("applied", "replicated"):
                 return True
             if receipt.state == "journalled":
                 raise UnavailableAttribute(

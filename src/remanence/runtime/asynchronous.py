@@ -43,7 +43,7 @@ class LoopSignal:
 
 
 def _answer(waiter: "asyncio.Future[bool]", told: bool) -> None:
-    if not waiter.done():
+    if not waiter.done() and not waiter.get_loop().is_closed():  # else nobody is left to hear it
         waiter.set_result(told)
 
 

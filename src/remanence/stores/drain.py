@@ -21,7 +21,7 @@ from msgspec.structs import replace
 
 from remanence import events
 from remanence.errors import WorldError
-from remanence.model import DUPLICATE, Batch, Op, Outcome, Patch, Watermark
+from remanence.model import CONFLICT, DUPLICATE, STALE, Batch, Op, Outcome, Patch, Watermark
 from remanence.protocols import Fetch, Flight, Length, Runtime, Store
 from remanence.settings import Settings
 from remanence.stores.clock import StoreClock
@@ -155,6 +155,8 @@ class Drain:
                 self._rewind(lineage, left)
             elif same and seq > lineage.acked:
                 self._learn(lineage, mark, seq)
+            elif same:
+                self._recheck(lineage, mark)
         if not same:
             await self._diverged(lineage, mark, deadline)
         elif seq < lineage.pruned:
@@ -179,6 +181,15 @@ class Drain:
                 self._vouching.doubt()
             self._tell.tell(events.Rewound(lineage.name, lost))  # first: writing it down may fail on a full disk
             self.journal.rewind(lineage, seq)
+
+    def _recheck(self, lineage: Lineage, mark: Watermark) -> None:
+        """A request that came twice may have met a server that had forgotten the first: then it came to something
+        else than we were told, which somebody must hear of.
+        """
+        for seq, code in enumerate(mark.results, mark.results_from):
+            if code in (CONFLICT, STALE) and not self.journal.is_refused(lineage.row(seq)):
+                for row in self.journal.rows(lineage, seq - 1, 1, 1 << 62) if seq > lineage.pruned else ():
+                    self._settling.refused(row, code)
 
     def _learn(self, lineage: Lineage, mark: Watermark, upto: int) -> None:
         """A reply was lost: the watermark and the last batch's results say what it was."""
@@ -315,7 +326,7 @@ class Drain:
         tick = -1
         if self._vouching is not None:
             tick = self._vouching.tick
-            self._vouching.sent([op.op_id for op in ops])
+            self._vouching.sent(ops)
         self._sent = load = Load(lineage, rows, resolutions, batch, self._runtime.monotonic(), tick)
         return load
 

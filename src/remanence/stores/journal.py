@@ -14,6 +14,7 @@ from typing import Any
 from remanence.errors import JournalFull, RemanenceError
 from remanence.model import Blank, Write
 from remanence.protocols import Runtime
+from remanence.stores.outcomes import listed
 from remanence.stores.rows import Draft, Lineage, Outcome, Row, encode, is_blind, read_row
 from remanence.wire.sqlite import AlreadyThere, Database, FileDamaged, free_bytes
 
@@ -41,6 +42,8 @@ class Journal:
         if not self.lineages or self.active.print != fingerprint:
             self._begin(fingerprint)
         self._indexed = self._value("indexed", 0)
+        self.outcomes_grew = True
+        """Whether there may be more writes without effect than when they were counted last."""
         self.unreadable: list[Row] = []
         """Rows that were found unreadable and set aside, for whoever tells of it to take."""
         self.pending_bytes = self.measure()
@@ -239,19 +242,23 @@ class Journal:
         """The keys of all rows behind row number `n`."""
         return {row[0] for row in self._database.run("SELECT key FROM rows WHERE n > ?", (n,))}
 
+    def is_refused(self, n: int) -> bool:
+        """Whether row `n` is known to have had no effect."""
+        return bool(self._database.run("SELECT 1 FROM outcomes WHERE n = ?", (n,)))
+
     def is_pending(self, n: int) -> bool:
         """Whether the server does not have row `n` yet."""
         lineage = self.lineage_of(n)
         return n > lineage.row(lineage.acked)
 
     def last_writes(self, prefix: str) -> list[Write]:
-        """The last kept write of each key that begins with `prefix`."""
+        """The last kept write of each key that begins with `prefix`, where it had or may have an effect."""
         table = "by_key"
         try:
             self._index()
         except JournalFull:  # as in `rows_of`
             table = "rows"
-        return [
+        writes = [
             self._read(raw).write
             for raw in self._database.run(
                 f"SELECT n, op_id, hlc, write, wall, boot FROM rows WHERE n IN (SELECT max(n) FROM {table} "
@@ -259,6 +266,7 @@ class Journal:
                 (prefix, len(prefix), prefix),
             )
         ]
+        return [write for write in writes if type(write) is not Blank]  # refused, and its outcome forgotten
 
     def _index(self) -> None:
         last = self.active.end
@@ -356,20 +364,15 @@ class Journal:
         with self._database.transaction():
             self._database.run(
                 "INSERT OR REPLACE INTO outcomes VALUES (?, ?, ?, ?, ?, ?, ?)",
-                (row.n, row.op_id, key, kind, reason, data, row.wall),
+                (row.n, row.op_id, key, kind, reason, data, self._runtime.wall()),
             )
             self._database.run("UPDATE rows SET write = ?, blind = 0 WHERE n = ?", (nothing, row.n))
         self.retained_bytes -= max(0, row.size - len(nothing))
+        self.outcomes_grew = True
 
-    def outcomes(self, kind: str = "", limit: int = 1000) -> list[Outcome]:
-        """The newest writes without effect, of one kind or of all."""
-        return [
-            Outcome(*row)
-            for row in self._database.run(
-                "SELECT n, op_id, key, kind, reason, wall FROM outcomes WHERE ? IN ('', kind) ORDER BY n DESC LIMIT ?",
-                (kind, limit),
-            )
-        ]
+    def outcomes(self, *kinds: str, limit: int = 1000) -> list[Outcome]:
+        """The newest writes without effect of these kinds, newest first."""
+        return listed(self._database, kinds, limit)
 
     def count(self, kind: str) -> int:
         """How many writes without effect of a kind are kept."""

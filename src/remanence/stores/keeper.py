@@ -11,6 +11,7 @@ from remanence import events
 from remanence.errors import JournalFull, RemanenceError, WorldError
 from remanence.protocols import Lifetime, Task
 from remanence.stores.drain import Drain
+from remanence.stores.outcomes import bound, hand_on
 from remanence.stores.pruning import prune
 
 if TYPE_CHECKING:
@@ -187,9 +188,11 @@ class Keeper:
         owner, journal = self._owner, drain.journal
         kept = any(lineage.pruned < lineage.count for lineage in journal.lineages)
         if not kept and not journal.count("dead"):
-            with owner.mutex:
-                owner.adopted.remove(drain)
-                owner.shelf.release(journal, discard=True)
+            # where there is no room for its conflicts yet, they stay where they are
+            with owner.mutex, contextlib.suppress(JournalFull):
+                if hand_on(journal, owner.journal):
+                    owner.adopted.remove(drain)
+                    owner.shelf.release(journal, discard=True)
 
     # --- keeping it small -----------------------------------------------------------------------
 
@@ -206,6 +209,7 @@ class Keeper:
             for drain in [owner.drain, *owner.adopted]:
                 drain.journal.save()
                 prune(drain.journal, before, owner.settings.retain_bytes)
+                bound(drain.journal, owner.settings.outcomes_kept, owner.settings.retain_bytes)
 
     def remember(self) -> None:
         """Write what is known to disk."""

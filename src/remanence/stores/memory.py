@@ -160,6 +160,11 @@ class MemoryStore:
             log = self._shelf.state.log
             return log[-1].cursor if log else BEGINNING
 
+    async def replicated(self, lineage: str, replicas: int, wait: float, deadline: float) -> tuple[Reached, int]:
+        """See `Store.replicated`: there are no replicas."""
+        _, (reached,) = await self.read([], deadline, [lineage])
+        return reached, 0
+
     async def facts(self, deadline: float) -> Mapping[str, str]:
         """See `Store.facts`."""
         with self._mutex:

@@ -13,6 +13,7 @@ from remanence.stores.folding import Late, View, answer, fold, view_of
 from remanence.stores.known import TAIL_ITEMS, Document, Entry, Knowledge, ListTail, of_record
 from remanence.stores.rows import Row
 from remanence.stores.vouching import Vouching
+from remanence.wire.sqlite import FileDamaged
 
 if TYPE_CHECKING:
     from remanence.stores.resilient import ResilientStore
@@ -82,22 +83,38 @@ class Reader:
         if owner.adopted and any(drain.journal.pending for drain in owner.adopted):
             return None
         readings: list[Reading[Any]] = []
-        told: Any
         for ask in asks:
-            knowledge = owner.drain.known.at_hand(ask.key)
-            if knowledge is None or not vouching.holds(ask.key, knowledge):
+            reading = self._near(ask, vouching) or self._mirrored(ask, vouching)
+            if reading is None:
                 return None
-            if knowledge.expires is not None and knowledge.expires <= owner.runtime.wall():
-                return None
-            entry = knowledge.entry
-            if type(ask) is Fetch and type(entry) is Document:
-                told = None if entry.body is None else Record(ask.key, entry.body, entry.etag, entry.hlc)
-            elif type(ask) is Lifetime or not _answers(entry, ask):
-                return None
-            else:
-                told = answer(ask, view_of(ask.key, knowledge, owner.runtime.wall()))
-            readings.append(Reading(told, "near", vouching.as_of))
+            readings.append(reading)
         return readings
+
+    def _near(self, ask: Ask, vouching: Vouching) -> Reading[Any] | None:
+        owner = self._owner
+        knowledge = owner.drain.known.at_hand(ask.key)
+        if knowledge is None or not vouching.holds(ask.key, knowledge):
+            return None
+        if knowledge.expires is not None and knowledge.expires <= owner.runtime.wall():
+            return None
+        entry = knowledge.entry
+        told: Any
+        if type(ask) is Fetch and type(entry) is Document:
+            told = None if entry.body is None else Record(ask.key, entry.body, entry.etag, entry.hlc)
+        elif type(ask) is Lifetime or not _answers(entry, ask):
+            return None
+        else:
+            told = answer(ask, view_of(ask.key, knowledge, owner.runtime.wall()))
+        return Reading(told, "near", vouching.as_of)
+
+    def _mirrored(self, ask: Ask, vouching: Vouching) -> Reading[Any] | None:
+        mirror = self._owner.mirror
+        if mirror is None or vouching.unheard(ask.key):
+            return None
+        try:
+            return Reading(_raised(mirror.told(ask)), "mirror", vouching.as_of)
+        except (KeyError, FileDamaged):  # it is found and mended by whoever fills it
+            return None
 
     async def _assure(self, limit: float) -> None:
         """Before the server is believed: let it be asked whether it forgot anything, where that is in doubt."""
@@ -218,6 +235,8 @@ class Reader:
         owner = self._owner
         with owner.mutex:
             knowledge = owner.drain.known.get(ask.key)
+            if knowledge is None and owner.mirror is not None:
+                knowledge = owner.mirror.knowledge(ask.key)
             view = self._folded(ask.key, knowledge)
         if not (view.known or view.items or view.touched):
             raise self._unknown(ask.key)
@@ -268,6 +287,8 @@ class Reader:
         with owner.mutex:
             changed = self._changed(prefix)
             known = set(owner.drain.known.keys(prefix))
+            if owner.mirror is not None:
+                known.update(owner.mirror.keys(prefix))
         gone = {key for key, there in changed.items() if not there}
         return sorted((known | set(changed)) - gone), ""
 

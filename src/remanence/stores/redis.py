@@ -207,7 +207,7 @@ class RedisStore:
         )
         following = reply[0].decode()
         found = [name.decode("utf-8", "surrogateescape") for name in reply[1]]
-        names = [self._keys.key(name) for name in found]
+        names = [self._keys.key(name) for name in found if self._keys.holds(name)]
         return names, "" if following == "0" else following
 
     async def history(self, lineage: str, limit: int, deadline: float) -> list[tuple[int, str]]:
@@ -259,6 +259,20 @@ class RedisStore:
             return None
         op_id, lineage, seq, kind, result, name = words
         return Change(raw[0].decode(), op_id, lineage, int(seq), kind, result, self._keys.key(name))
+
+    async def replicated(self, lineage: str, replicas: int, wait: float, deadline: float) -> tuple[Reached, int]:
+        """See `Store.replicated`. The small write in between has its place behind all that was applied before."""
+        mark = self._keys.watermark(lineage)
+        replies = await self._exchange(
+            [
+                ("HMGET", mark, "s", "b"),
+                ("PEXPIRE", mark, self._watermark_ms),
+                ("WAIT", str(replicas), str(max(1, int(wait * 1000)))),
+            ],
+            deadline,
+        )
+        (seq, last), _, count = map(_checked, replies)
+        return Reached(int(seq or 0), (last or b"  ").split(b" ", 2)[1].decode()), int(count)
 
     async def facts(self, deadline: float) -> Mapping[str, str]:
         """See `Store.facts`."""

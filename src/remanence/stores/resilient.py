@@ -30,7 +30,9 @@ from remanence.stores.intake import Intake
 from remanence.stores.journal import Journal
 from remanence.stores.keeper import Keeper
 from remanence.stores.known import Known
+from remanence.stores.mirror import Mirror
 from remanence.stores.reader import Reader
+from remanence.stores.replicas import replicated
 from remanence.stores.rows import Settled
 from remanence.stores.shelf import Shelf
 from remanence.stores.tickets import Ticket, Waiting
@@ -57,13 +59,16 @@ class ResilientStore:
         """Whoever talks to the store for the journal of this process."""
         self.waiting = Waiting()
         self.feed = Feed(store, runtime, tell, wait=min(WAIT, settings.staleness / 3))
-        self.vouching = Vouching(self.feed, runtime, settings.staleness) if settings.reads == "near" else None
+        self.vouching = Vouching(self.feed, runtime, settings.staleness) if settings.reads != "fresh" else None
         """What near reads go by; None where reads are fresh."""
+        self.mirror: Mirror | None = None
         self.drain = self._drain_of(shelf.own())
         self.adopted: list[Drain] = []
         self.keeper = Keeper(self)
         self._reader = Reader(self)
         self._intake = Intake(self)
+        if settings.reads == "mirror":
+            self.mirror = Mirror(shelf.mirror(), store, self.feed, runtime, lambda: self.journal, self.mutex, tell.tell)
 
     def _drain_of(self, journal: Journal) -> Drain:
         known = Known(journal.database, records=self.settings.local_records)
@@ -128,7 +133,8 @@ class ResilientStore:
             if ticket.left:
                 await self._await_store(ticket, limit)
             if not ticket.left:
-                return ticket.receipts  # type: ignore[return-value] # each is there
+                receipts: list[Receipt] = ticket.receipts  # type: ignore[assignment] # each is there
+                return await replicated(self, ticket.first, receipts, limit) if wanted == "replicated" else receipts
             if ticket.error is not None:
                 raise ticket.error
             if wanted == "store":
@@ -300,6 +306,8 @@ class ResilientStore:
         if self.closed:
             raise Closed("this memory was closed: open a new one")
         if self.vouching is not None and not fresh:
+            if self.mirror is not None:
+                self.mirror.start()
             readings = self._reader.at_hand(asks, self.vouching)
             if readings is not None:
                 return readings
@@ -373,3 +381,6 @@ class ResilientStore:
     def _leave_journals(self) -> None:
         for drain in [self.drain, *self.adopted]:
             self.shelf.release(drain.journal)
+        if self.mirror is not None:
+            self.mirror.close()
+            self.shelf.release_mirror()

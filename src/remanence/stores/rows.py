@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
 import msgspec
 
@@ -11,6 +11,7 @@ from remanence.wire.sqlite import FileDamaged
 
 encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(Write).decode
+TAGS = frozenset(str(kind.__struct_config__.tag) for kind in get_args(Write))
 
 
 class Row(msgspec.Struct, frozen=True):
@@ -59,14 +60,18 @@ class Lineage:
 
 
 class Outcome(msgspec.Struct, frozen=True):
-    """A write without effect, kept for people: `kind` is conflict, stale, rejected or dead."""
+    """A write without effect, kept for people; never what it would have stored.
 
-    n: int
+    `kind` is conflict, stale, rejected or dead, `wall` the time in seconds since the epoch at which that became
+    known, `write` what was tried: put, patch, delete, append or touch; "unreadable" where the journal's row is.
+    """
+
     op_id: str
     key: str
     kind: str
     reason: str
     wall: float
+    write: str
 
 
 Settled = tuple[int, Receipt]
@@ -90,6 +95,15 @@ def read_row(raw: Sequence[Any]) -> Row:
     """A row as the file has it. Raises `FileDamaged` where its write cannot be read."""
     n, op_id, hlc, data, wall, boot = raw
     return Row(n, op_id, hlc, read_write(data), wall, boot, len(data))
+
+
+def kind_of(data: bytes) -> str:
+    """What kind of write this is, by its first 16 bytes as the file has them: an array that begins with its tag."""
+    if len(data) > 1 and data[0] & 0xF0 == 0x90 and data[1] & 0xE0 == 0xA0:
+        tag = data[2 : 2 + (data[1] & 0x1F)].decode("ascii", "replace")
+        if tag in TAGS:
+            return tag
+    return "unreadable"
 
 
 def read_write(data: bytes) -> Write:

@@ -113,6 +113,11 @@ class Settling:
         self._journal.acknowledge(lineage, lineage.acked + len(rows), size)
         self._settled(settled)
 
+    def refused(self, row: Row, code: str) -> None:
+        """A row that was settled before had no effect after all."""
+        self._judge(row, code, "")
+        self._known.forget([row.write.key])
+
     def _judge(self, row: Row, code: str, rejection: str) -> Receipt:
         kind, reason = fate(code, rejection)
         if kind == APPLIED:

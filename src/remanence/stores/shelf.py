@@ -17,6 +17,7 @@ from remanence.errors import CorruptRecord, JournalUnusable
 from remanence.protocols import Runtime
 from remanence.settings import Settings
 from remanence.stores.journal import Journal
+from remanence.stores.mirror_file import MirrorFile
 from remanence.wire.sqlite import Database, FileDamaged, usable_folder
 
 _inherited: set[str] = set()
@@ -71,6 +72,7 @@ class Shelf:
         self._settings = settings
         self._tell = tell
         self._locks: dict[str, Lock] = {}
+        self._mirror_lock: Lock | None = None
 
     def own(self) -> Journal:
         """A journal to write to: one that was left behind, or a new one.
@@ -87,6 +89,35 @@ class Shelf:
                 raise
             self._folder = None
             return self._volatile()
+
+    def mirror(self) -> MirrorFile:
+        """A mirror that was left behind, or a new one; a damaged one is deleted, for it can be filled again."""
+        if self._folder is None:
+            return self._mirror_at(":memory:")
+        number, path = 0, self._folder
+        while self._mirror_lock is None:
+            path = self._folder / f"{number}.mirror"
+            with contextlib.suppress(BlockingIOError):  # another process follows into that one
+                self._mirror_lock = Lock(path.with_suffix(".mirror-lock"))
+            number += 1
+        try:
+            return self._mirror_at(str(path))
+        except FileDamaged:
+            for suffix in ("", "-wal", "-shm"):
+                Path(f"{path}{suffix}").unlink(missing_ok=True)
+            return self._mirror_at(str(path))
+
+    def _mirror_at(self, path: str) -> MirrorFile:
+        settings = self._settings
+        return MirrorFile(
+            Database(path), records=settings.mirror_records, size=settings.mirror_bytes, evict=settings.mirror_evict
+        )
+
+    def release_mirror(self) -> None:
+        """Let others have the mirror's file, which is closed."""
+        if self._mirror_lock is not None:
+            self._mirror_lock.release()
+            self._mirror_lock = None
 
     def orphans(self) -> Iterator[Journal]:
         """Journals that ended processes left, each this process's when it is given: one that fails loses no other."""
@@ -200,6 +231,7 @@ class Shelf:
         for lock in self._locks.values():
             lock.release()
         self._locks.clear()
+        self.release_mirror()
 
 
 def fingerprint(path: Path, boot_id: str) -> str:

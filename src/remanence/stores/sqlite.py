@@ -128,6 +128,11 @@ class SQLiteStore:
                 return Cursor(str(position), op_id)
         return BEGINNING
 
+    async def replicated(self, lineage: str, replicas: int, wait: float, deadline: float) -> tuple[Reached, int]:
+        """See `Store.replicated`: there are no replicas."""
+        _, (reached,) = await self.read([], deadline, [lineage])
+        return reached, 0
+
     async def facts(self, deadline: float) -> Mapping[str, str]:
         """See `Store.facts`."""
         with self._reading(deadline) as shelf:

@@ -9,7 +9,7 @@ by no more than the bound, for then the feed has not been heard of for too long.
 from collections.abc import Iterable, Sequence
 
 from remanence.feed.feed import Feed
-from remanence.model import Change
+from remanence.model import Change, Op
 from remanence.protocols import Runtime
 from remanence.stores.known import Document, Knowledge
 
@@ -27,9 +27,10 @@ class Vouching:
         """`bound`: seconds that a feed may be silent."""
         self.tick = 0
         self._feed = feed
-        self._runtime = runtime
+        self._monotonic = runtime.monotonic
         self._bound = bound
-        self._own: dict[str, None] = {}
+        self._own: dict[str, str] = {}
+        self._unheard: dict[str, int] = {}
         self._last: dict[str, tuple[int, str]] = {}
         self._floor = 0
         self._started = False
@@ -38,14 +39,15 @@ class Vouching:
         if not self._started:
             self._started = True
             self._feed.hook(self._heard, self.doubt)
+            self.doubt()  # the feed may be under way for others: what was asked for before is not vouched for
 
     def alive(self) -> bool:
         """Whether the feed was heard of within the bound; the first question begins to follow it."""
         heard = self._feed.heard_at
-        if heard is None:
+        if heard is None or not self._started:
             self._start()
             return False
-        return self._runtime.monotonic() - heard <= self._bound
+        return self._monotonic() - heard <= self._bound
 
     @property
     def as_of(self) -> float | None:
@@ -64,7 +66,7 @@ class Vouching:
 
     def _heard(self, changes: Sequence[Change]) -> None:
         for change in changes:
-            own = self._own.pop(change.op_id, self) is None
+            own = self._hear_own(change.op_id)
             if own and change.kind in ("append", "touch"):  # an own put may have been overtaken; these cannot be
                 continue
             self._last[change.key] = self.tick + 1, change.op_id
@@ -72,11 +74,30 @@ class Vouching:
         if len(self._last) > KEYS:
             self.doubt()
 
-    def sent(self, op_ids: Iterable[str]) -> None:
+    def sent(self, ops: Iterable[Op]) -> None:
         """These are writes of ours: when they are answered, what they came to is in what is known."""
-        self._own.update(dict.fromkeys(op_ids))
-        if len(self._own) > KEYS:  # not heard of for so long, they will hardly be
-            self._own = dict.fromkeys(list(self._own)[-KEYS // 2 :])
+        own, unheard = self._own, self._unheard
+        for op in ops:
+            if op.op_id not in own:
+                own[op.op_id] = op.write.key
+                unheard[op.write.key] = unheard.get(op.write.key, 0) + 1
+        while len(own) > KEYS:  # not heard of for so long, they will hardly be
+            self._hear_own(next(iter(own)))
+
+    def _hear_own(self, op_id: str) -> bool:
+        key = self._own.pop(op_id, None)
+        if key is None:
+            return False
+        left = self._unheard.get(key, 1) - 1
+        if left:
+            self._unheard[key] = left
+        else:
+            self._unheard.pop(key, None)
+        return True
+
+    def unheard(self, key: str) -> bool:
+        """Whether a write of ours to `key` was sent of which the feed has not heard yet."""
+        return key in self._unheard
 
     def doubt(self) -> None:
         """The store may have forgotten something: nothing that is known may hold."""

@@ -1,29 +1,22 @@
-"""The Redis seam: addresses and links. With `wire.refusals` the only user of redis-py.
+"""The Redis seam: links to servers. Beside `wire.address` and `wire.refusals` the only user of redis-py.
 
-redis-py opens the connection (TCP, TLS, AUTH, SELECT); from then on a link speaks over its socket
+redis-py opens the connection; from then on a link speaks over its socket
 with hiredis, so that one deadline bounds a whole exchange however slowly bytes arrive, and so that
 nothing is ever sent twice: redis-py's own retry repeats commands that are not idempotent.
-Protocol, timeouts and retry are set explicitly because their defaults differ between redis-py 5, 7 and 8.
 """
 
 import asyncio
 import encodings.idna  # noqa: F401 -- a socket imports it when it first looks up a host: not after a fork
 import socket
-import ssl
 import struct
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, NoReturn, Protocol
-from urllib.parse import unquote, urlsplit
 
 import hiredis
 import redis.asyncio.connection
-import redis.asyncio.retry
-import redis.connection
-from redis.backoff import NoBackoff
-from redis.retry import Retry
 
-from remanence.errors import InvalidSetting
+from remanence.wire.address import Address
 from remanence.wire.refusals import Refusal, translated
 
 Command = Sequence[str | bytes]
@@ -32,10 +25,18 @@ _CHUNK = 65536
 _SLACK = 0.01
 """Seconds that a socket may wait past a deadline."""
 _PENDING = object()
+_OUTDATED = "another server has taken this one's place"
 
 
 class Link(Protocol):
-    """One connection. Used by one caller at a time; after any exception it is closed for good."""
+    """One connection. Used by one caller at a time; after any exception it is closed for good.
+
+    `outdated`: set by whoever learned that another server has taken this one's place; the next use fails.
+    `lost`: called whenever it is closed.
+    """
+
+    outdated: bool
+    lost: Callable[[], None]
 
     def post(self, commands: Sequence[Command], deadline: float) -> None:
         """Send commands in one go, and wait no longer than that takes."""
@@ -51,99 +52,21 @@ class Link(Protocol):
 
 
 Connect = Callable[[float], Awaitable[Link]]
-_parse_url: Any = redis.connection.parse_url  # untyped in redis-py
+Dial = Callable[[Address], Connect]
+"""How a runtime opens links to one server: `blocking_connect` or `async_connect`."""
 
 
-class Address:
-    """Where a server is and how to log in, from a URL. Its repr holds no secret."""
-
-    def __init__(self, url: str, *, connect_timeout: float, tls: dict[str, str] | None = None) -> None:
-        """Parse `redis://`, `rediss://` or `unix://`. Raises `InvalidSetting` without quoting the URL."""
-        scheme = url.partition("://")[0] if "://" in url else ""
-        if scheme not in ("redis", "rediss", "unix"):
-            raise InvalidSetting("url must begin with redis://, rediss:// or unix:// (REDIS_URL)")
-        try:
-            options = dict(_parse_url(url))
-        except (ValueError, TypeError):
-            raise InvalidSetting("url cannot be read: redis://[user:password@]host:port/db (REDIS_URL)") from None
-        options.pop("connection_class", None)
-        self.scheme = scheme
-        self.options = options | {
-            "socket_connect_timeout": connect_timeout,
-            "socket_timeout": connect_timeout,
-            "health_check_interval": 0,
-            "protocol": 2,
-            "decode_responses": False,
-            **_introduction(),
-        }
-        if scheme != "unix":
-            self.options["socket_keepalive"] = True
-        if scheme == "rediss":
-            self.options |= _tls_options(tls or {})
-        self.name = _public_name(url, scheme, options)
-
-    def __repr__(self) -> str:
-        return f"Address({self.name})"
-
-    def blocking(self) -> redis.connection.AbstractConnection:
-        """A redis-py connection, not yet connected."""
-        kinds: dict[str, Any] = {
-            "redis": redis.connection.Connection,
-            "rediss": redis.connection.SSLConnection,
-            "unix": redis.connection.UnixDomainSocketConnection,
-        }
-        connection: redis.connection.AbstractConnection = kinds[self.scheme](
-            **self.options, retry=Retry(NoBackoff(), 0)
-        )
-        return connection
-
-    def asynchronous(self) -> redis.asyncio.connection.AbstractConnection:
-        """A redis.asyncio connection, not yet connected."""
-        kinds: dict[str, Any] = {
-            "redis": redis.asyncio.connection.Connection,
-            "rediss": redis.asyncio.connection.SSLConnection,
-            "unix": redis.asyncio.connection.UnixDomainSocketConnection,
-        }
-        connection: redis.asyncio.connection.AbstractConnection = kinds[self.scheme](
-            **self.options, retry=redis.asyncio.retry.Retry(NoBackoff(), 0)
-        )
-        return connection
-
-
-def _introduction() -> dict[str, Any]:
-    """What redis-py tells the server of itself: else it looks its version up on disk for each connection.
-
-    That takes longer than connecting, and imports modules, which never ends in a child forked meanwhile.
-    """
-    version, driver = redis.__version__, getattr(redis.connection, "DriverInfo", None)  # since 7
-    return {"driver_info": driver(lib_version=version)} if driver else {"lib_version": version}
-
-
-def _tls_options(tls: dict[str, str]) -> dict[str, Any]:
-    files = {
-        "ssl_ca_certs": tls.get("ca") or None,
-        "ssl_certfile": tls.get("cert") or None,
-        "ssl_keyfile": tls.get("key") or None,
-    }
-    return {k: v for k, v in files.items() if v} | {
-        "ssl_cert_reqs": "required",
-        "ssl_check_hostname": True,
-        "ssl_min_version": ssl.TLSVersion.TLSv1_2,
-    }
-
-
-def _public_name(url: str, scheme: str, options: dict[str, Any]) -> str:
-    """host:port/db, or the socket's path: what may be shown and what tells deployments apart."""
-    db = options.get("db", 0)
-    if scheme == "unix":
-        return f"unix:{options.get('path') or unquote(urlsplit(url).path)}/{db}"
-    return f"{options.get('host', 'localhost')}:{options.get('port', 6379)}/{db}"
+def _unheard() -> None:
+    """Nobody wants to know."""
 
 
 class BlockingLink:
     """A link on the caller's own thread. Its coroutines never suspend."""
 
+    outdated = False
+
     def __init__(self, connection: Any) -> None:
+        self.lost: Callable[[], None] = _unheard
         self._connection = connection  # untyped in redis-py; its socket has been `_sock` since 2.0
         self._socket: socket.socket = self._connection._sock
         self._timeout = 0.0
@@ -156,6 +79,8 @@ class BlockingLink:
     def post(self, commands: Sequence[Command], deadline: float) -> None:
         """See `Link.post`."""
         try:
+            if self.outdated:
+                raise ConnectionResetError(_OUTDATED)
             self._limit(deadline)
             self._socket.sendall(packed(commands))
         except BaseException as error:
@@ -209,6 +134,7 @@ class BlockingLink:
     def close(self) -> None:
         """See `Link.close`."""
         self._connection.disconnect()
+        self.lost()
 
 
 def _left(deadline: float) -> float:
@@ -221,7 +147,10 @@ def _left(deadline: float) -> float:
 class AsyncLink:
     """A link on the running asyncio loop."""
 
+    outdated = False
+
     def __init__(self, connection: redis.asyncio.connection.AbstractConnection) -> None:
+        self.lost: Callable[[], None] = _unheard
         stream, sink = connection._reader, connection._writer
         assert stream is not None, "connected"
         assert sink is not None, "connected"
@@ -232,6 +161,8 @@ class AsyncLink:
     def post(self, commands: Sequence[Command], deadline: float) -> None:
         """See `Link.post`. What the socket does not take now goes out while the answer is awaited."""
         try:
+            if self.outdated:
+                raise ConnectionResetError(_OUTDATED)
             self._streams[1].write(packed(commands))
         except BaseException as error:
             self._fail(error)
@@ -275,6 +206,7 @@ class AsyncLink:
     def close(self) -> None:
         """See `Link.close`."""
         self._streams[1].transport.abort()
+        self.lost()
 
 
 def packed(commands: Sequence[Command]) -> bytes:
@@ -311,6 +243,9 @@ def async_connect(address: Address) -> Connect:
     async def connect(deadline: float) -> Link:
         connection: Any = address.asynchronous()
         try:
+            connection.socket_connect_timeout = min(
+                address.options["socket_connect_timeout"], max(0.001, deadline - asyncio.get_running_loop().time())
+            )
             async with asyncio.timeout_at(deadline):
                 await connection.connect()
         except Exception as error:

@@ -44,6 +44,9 @@ TRANSIENT = {
 }
 """Error replies that pass by themselves, by first word."""
 
+UNREADABLE = frozenset({"LOADING", "MASTERDOWN", "NOAUTH", "WRONGPASS", "DENIED", "MOVED", "CLUSTERDOWN"})
+"""Error replies of a server that would refuse to be read from as well."""
+
 ADVICE = {
     "NOAUTH": "the server wants a password: put it in the URL, redis://:password@host:port/db, or REDIS_PASSWORD",
     "WRONGPASS": "the server does not know this user name and password: check REDIS_URL or REDIS_PASSWORD",
@@ -60,7 +63,7 @@ def refused(refusal: Refusal, key: str = "") -> RemanenceError:
     """The error of ours that an error reply means, with what to do about it."""
     error = _refused(refusal, key)
     if isinstance(error, WorldError):
-        error.answered = refusal.word not in ("LOADING", "MASTERDOWN", "NOAUTH", "WRONGPASS", "DENIED")
+        error.answered = refusal.word not in UNREADABLE
     return error
 
 

@@ -17,7 +17,7 @@ from remanence.testing.bench.rounds import Figure, Timed, interleaved, nothing, 
 from remanence.testing.servers import HOST, Server
 
 DRAIN_SECONDS = 60.0
-Unit = Literal["x", "ms", "/s", "MB"]
+Unit = Literal["x", "ms", "s", "/s", "MB"]
 
 
 @dataclass(frozen=True)

@@ -74,7 +74,7 @@ def plan(seed: int, kinds: Sequence[str] | None = None) -> Plan:
         "ack": chance.choice(("auto", "auto", "journal")),
         "journal_rows": chance.choice((20, 10_000, 10_000)),
         "on_full": chance.choice(("raise", "block", "drop_new")),
-        "reads": chance.choice(("fresh", "fresh", "near")),
+        "reads": chance.choice(("fresh", "fresh", "fresh", "near", "mirror")),
     }
     return Plan(
         settings=settings,
@@ -219,7 +219,7 @@ class History:
 
     async def _converged(self) -> None:
         """When all is quiet, what is answered from near is what the store has."""
-        if self.world.settings.reads != "near":
+        if self.world.settings.reads == "fresh":
             return
         store = self.world.network.store
         # a feed that lost its link is back by then; what a server forgot behind a proxy is asked anew much later

@@ -180,6 +180,10 @@ class Link:
         """See `Store.latest`."""
         return await self._ask(lambda store: store.latest(deadline), deadline)
 
+    async def replicated(self, lineage: str, replicas: int, wait: float, deadline: float) -> tuple[Reached, int]:
+        """See `Store.replicated`."""
+        return await self._ask(lambda store: store.replicated(lineage, replicas, wait, deadline), deadline)
+
     async def facts(self, deadline: float) -> Mapping[str, str]:
         """See `Store.facts`."""
         return await self._ask(lambda store: store.facts(deadline), deadline)

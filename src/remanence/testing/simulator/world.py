@@ -9,6 +9,7 @@ from remanence.errors import CorruptRecord, JournalFull, RemanenceError
 from remanence.runtime.simulated import SimulatedMachine, SimulatedRuntime, Simulation
 from remanence.settings import Settings
 from remanence.stores.journal import Journal
+from remanence.stores.mirror_file import MirrorFile
 from remanence.stores.resilient import ResilientStore
 from remanence.stores.shelf import Shelf
 from remanence.testing.disk import VFS, Dead, Disk, Holder
@@ -179,6 +180,10 @@ class SimulatedShelf(Shelf):
     def own(self) -> Journal:
         """See `Shelf.own`."""
         return self._claimed() or self._made()
+
+    def mirror(self) -> MirrorFile:
+        """A mirror of this process alone: what is there of an earlier one is tested on real files."""
+        return MirrorFile(Database(":memory:"), records=8, size=1 << 20, evict="lru")
 
     def orphans(self) -> Iterator[Journal]:
         """See `Shelf.orphans`."""
