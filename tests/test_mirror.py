@@ -1,5 +1,6 @@
 """`reads="mirror"`: a copy of the namespace on disk, which follows the change log."""
 
+import os
 import sqlite3
 import subprocess
 import sys
@@ -271,3 +272,24 @@ def test_own_messages_are_not_twice_in_what_is_read_offline(fresh_server: Callab
         client.add("s", "user", "offline")
         told = [message["content"] for message in client.get("s")]
         assert told == ["0", "1", "2", "3", "4", "offline"]
+
+
+def test_a_forked_child_follows_into_a_file_of_its_own(server: Server, namespace: str, other: Memory):
+    other.x = 1
+    with mirrored(server, namespace) as memory:
+        mine = mirror_of(memory).file.path
+        reader, writer = os.pipe()
+        child = os.fork()
+        if child == 0:
+            try:
+                found = memory.get("x")
+                while not mirror_of(memory).caught_up:
+                    memory.get("x")
+                os.write(writer, f"{found} {mirror_of(memory).file.path}".encode())
+            finally:
+                os._exit(0)
+        os.waitpid(child, 0)
+        told, path = os.read(reader, 1000).decode().split()
+        assert (told, path) == ("1", mine.replace("0.mirror", "1.mirror"))
+        other.x = 2
+        until(lambda: memory.x == 2)

@@ -162,6 +162,7 @@ class Mirror:
         """Fetch every key of the namespace; the place in the log from where on to read."""
         end = await self._feed.end()
         with self._mutex:
+            self.file.keep_copy()
             self.file.begin_anew()
         cursor = ""
         while True:

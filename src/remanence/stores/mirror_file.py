@@ -4,11 +4,15 @@ What was fetched and the cursor behind it are committed together. Beyond its bou
 order that the settings choose; from then on a key that is not here may be in the store all the same (`whole`).
 """
 
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
 from typing import Any, Final
 
 import msgspec
 
+from remanence.errors import RemanenceError
 from remanence.model import Cursor, Record
 from remanence.protocols import Ask, Fetch, Told
 from remanence.stores.known import Document, Entry, Knowledge, ListTail
@@ -23,6 +27,10 @@ _OLDEST: Final = {
     "lfu": "SELECT key FROM kept ORDER BY uses, used LIMIT ?",
     "age": "SELECT key FROM kept ORDER BY changed LIMIT ?",
 }
+COPY: Final = "-before"
+"""What the name of the file ends in that keeps what a mirror held before it was filled anew."""
+COPY_SECONDS: Final = 7 * 86400.0
+"""How long such a copy stays in the place of a later one with fewer records."""
 _LEEWAY: Final = 0.95
 """What is left of a bound when keys were let go, so that it is not done for each write."""
 
@@ -160,6 +168,22 @@ class MirrorFile:
         rows = [(when, int(times), key) for key, (when, times) in used.items()]
         self._database.many("UPDATE kept SET used = ?, uses = uses + ? WHERE key = ?", rows)
 
+    def keep_copy(self) -> None:
+        """Keep what is here in a file beside this one, for `remanence restore`: the store may have lost it.
+
+        Of two such copies the one with more records stays, for a week.
+        """
+        if self.path == ":memory:" or self.cursor is None or not self.count:
+            return
+        copy = Path(self.path + COPY)
+        if copy.exists():
+            recent = time.time() - copy.stat().st_mtime < COPY_SECONDS
+            if recent and records_in(str(copy)) > self.count:
+                return
+            copy.unlink()
+        self._database.run("VACUUM INTO ?", (str(copy),))
+        copy.chmod(0o600)
+
     def begin_anew(self) -> None:
         """A snapshot begins: what is not found in it is gone."""
         self._database.run("CREATE TEMP TABLE IF NOT EXISTS seen (key TEXT PRIMARY KEY) WITHOUT ROWID")
@@ -247,6 +271,33 @@ class MirrorFile:
         """Write down what was used, and close the file."""
         self._write_used()
         self._database.close()
+
+
+def records_in(path: str) -> int:
+    """How many records a mirror's file holds; 0 for a file that is none."""
+    with suppress(RemanenceError):
+        database = Database(path, read_only=True)
+        try:
+            return int(database.run("SELECT count(*) FROM kept")[0][0])
+        finally:
+            database.close()
+    return 0
+
+
+def contents(path: str, wall: float) -> Iterator[tuple[Record | None, str, list[bytes], int]]:
+    """What a mirror's file holds and has not expired: (record, key, items of a list, lifetime in ms or -1).
+
+    Reads the file beside whoever follows into it. Raises `FileDamaged` and the like for a file that is no mirror.
+    """
+    database = Database(path, read_only=True)
+    try:
+        shelf = Shelf(database, int(wall * 1000), 0)
+        for (key,) in database.run("SELECT key FROM kept ORDER BY key"):
+            kind = shelf.find(key)[0]
+            if kind:
+                yield shelf.record(key), key, shelf.items(key) if kind == "list" else [], shelf.lifetime(key)
+    finally:
+        database.close()
 
 
 def _end(found: Found, wall: float) -> int | None:

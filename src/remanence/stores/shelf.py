@@ -73,6 +73,7 @@ class Shelf:
         self._tell = tell
         self._locks: dict[str, Lock] = {}
         self._mirror_lock: Lock | None = None
+        self._mirror_path = ""
 
     def own(self) -> Journal:
         """A journal to write to: one that was left behind, or a new one.
@@ -97,9 +98,11 @@ class Shelf:
         number, path = 0, self._folder
         while self._mirror_lock is None:
             path = self._folder / f"{number}.mirror"
-            with contextlib.suppress(BlockingIOError):  # another process follows into that one
-                self._mirror_lock = Lock(path.with_suffix(".mirror-lock"))
             number += 1
+            if str(path) not in _inherited:
+                with contextlib.suppress(BlockingIOError):  # another process follows into that one
+                    self._mirror_lock = Lock(path.with_suffix(".mirror-lock"))
+        self._mirror_path = str(path)
         try:
             return self._mirror_at(str(path))
         except FileDamaged:
@@ -227,7 +230,7 @@ class Shelf:
 
     def after_fork(self) -> None:
         """In a child: let go of the parent's locks without touching its files."""
-        _inherited.update(self._locks)
+        _inherited.update([*self._locks, self._mirror_path])
         for lock in self._locks.values():
             lock.release()
         self._locks.clear()
