@@ -34,7 +34,9 @@ Doubt = Callable[[], None]
 class Feed:
     """Follows one store's change log from the first listener to the last."""
 
-    def __init__(self, store: Store, runtime: Runtime, tell: events.Events, number: int = 0, wait: float = WAIT) -> None:
+    def __init__(
+        self, store: Store, runtime: Runtime, tell: events.Events, *, number: int = 0, wait: float = WAIT
+    ) -> None:
         """`number` tells the feeds of several partitions apart; `wait`: seconds that one reading waits at most."""
         self.number = number
         self._store = store
@@ -123,9 +125,14 @@ class Feed:
                 pause = min(BACKOFF, 0.05 * 2 ** min(self._failures, 10)) * (0.5 + 0.5 * self._runtime.jitter())
                 await self._wake.wait(pause)
             except RemanenceError as error:
-                if not self._closed:  # else the store was closed, too
-                    self._tell.tell(events.FeedFailed(str(error)))
-                await self._wake.wait(BACKOFF)
+                await self._failed(str(error))
+            except Exception as error:  # a fault of ours: told and tried again, for else all would hear of nothing
+                await self._failed(f"a fault inside ({type(error).__name__}): please report it")
+
+    async def _failed(self, reason: str) -> None:
+        if not self._closed:  # else the store was closed, too
+            self._tell.tell(events.FeedFailed(reason))
+        await self._wake.wait(BACKOFF)
 
     def _go_on(self) -> bool:
         """Whether somebody still listens; who comes later starts the feed anew, at the end of the log."""

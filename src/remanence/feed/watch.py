@@ -27,6 +27,8 @@ class Watch:
         self._runtime = runtime
         self._behind = dict(enumerate(parsed(since, len(feeds)))) if since is not None else {}
         """The feeds whose past is still to be read, and from where on."""
+        self._untried = set(self._behind)
+        """Those of which nothing was read yet: the cursor may be another place's."""
         self._heard = dict(self._behind)
         """Up to where the listener was told; of other feeds, nothing yet."""
         self._past: deque[Notice] = deque()
@@ -94,8 +96,7 @@ class Watch:
         return not self.closed
 
     async def _read_on(self, number: int) -> None:
-        cursor = self._behind[number]
-        if not may_meet(cursor, self._live.starts[number]):
+        if number in self._untried and not may_meet(self._behind[number], self._live.starts[number]):
             await self._give_up(number)
         elif not await self._page(number) and number in self._behind:
             self._live.listen(number)
@@ -110,6 +111,7 @@ class Watch:
         if not page.whole:
             await self._give_up(number)
             return False
+        self._untried.discard(number)
         found = [notice for each in page.entries if (notice := notice_of(each, number)) is not None]
         self._past.extend(notice for notice in found if self._wanted.matches(notice.key))
         self._behind[number] = page.cursor
