@@ -783,7 +783,7 @@ def test_t43_a_promoted_server_that_wrote_on(play: Play):
         older = world.store.snapshot()
         world.store.send(put(2, "a"), put(3, "b"))
         assert len(await take(watch, 3)) == 3
-        with world.store._mutex:  # at once, so that the feed sees the log only as it is then
+        with world.store.mutex:  # at once, so that the feed sees the log only as it is then
             world.store.restore(older)
             world.store.send(put(12, "y"), put(13, "y"), put(14, "y"))
         assert told(await take(watch, 2)) == [("a", RESYNC), ("b", RESYNC)]

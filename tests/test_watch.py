@@ -1,6 +1,8 @@
 """`watch` and `on_change` of every face: on each server, in the embedded file, and in the process."""
 
 import asyncio
+import os
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterable
@@ -478,3 +480,34 @@ def test_t48_ten_thousand_callbacks(namespace: str):
             await until(lambda: not listeners())
 
     asyncio.run(scene())
+
+
+def test_the_memory_backend_goes_on_in_a_child_of_a_listener():
+    with Memory(backend="memory") as memory, memory.watch():
+        stop = threading.Event()
+
+        def busy() -> None:
+            while not stop.is_set():
+                memory.set("busy", 1)
+
+        thread = threading.Thread(target=busy)
+        thread.start()
+        try:
+            for _ in range(20):
+                assert os.waitpid(in_a_child(memory), 0)[1] == 0
+        finally:
+            stop.set()
+            thread.join()
+
+
+def in_a_child(memory: Memory) -> int:
+    """A child that writes on two threads; it ends with 0 where both are done soon."""
+    child = os.fork()
+    if child == 0:
+        signal.alarm(5)
+        memory.set("x", 1)
+        thread = threading.Thread(target=lambda: memory.set("y", 2))
+        thread.start()
+        thread.join(3)
+        os._exit(0 if memory.get("y", None) == 2 else 1)
+    return child

@@ -18,6 +18,7 @@ from typing import Any
 
 from remanence import events
 from remanence.errors import InvalidSetting
+from remanence.feed.feed import Feed
 from remanence.observers import logging
 from remanence.protocols import Gateway, Runtime, Status
 from remanence.runtime.asynchronous import AsyncRuntime
@@ -86,11 +87,17 @@ class Engine:
         for gateway in self._opened():
             for part in parts_of(gateway):
                 stack.enter_context(part.mutex)
+            for feed in _feeds(gateway):
+                stack.enter_context(feed.mutex)
+        if self._memory is not None:
+            stack.enter_context(self._memory.mutex)
         return stack
 
     def leave_to_parent(self) -> None:
         """In a forked child: forget what the parent has open; the next call opens anew."""
         self._lock = threading.Lock()  # the parent's may be held by a thread that does not exist here
+        if self._memory is not None:
+            self._memory.mutex = threading.RLock()
         self._pid = os.getpid()
 
     def _file(self) -> Path:
@@ -267,6 +274,10 @@ def journal_folder(settings: Settings, place: str) -> Path:
     """The folder of the journals of one deployment and namespace."""
     digest = hashlib.blake2b(f"{place} {settings.namespace}".encode(), digest_size=8).hexdigest()
     return settings.folder / "journals" / digest
+
+
+def _feeds(gateway: Gateway) -> list[Feed]:
+    return [gateway.feed] if isinstance(gateway, DirectStore) else [part.feed for part in parts_of(gateway)]
 
 
 def _leave(gateway: Gateway | None) -> None:

@@ -16,6 +16,7 @@ from remanence.feed import feed as feeds
 from remanence.model import RESYNC, Notice, Wanted
 from remanence.runtime.blocking import run
 from remanence.settings import Options
+from remanence.stores.resilient import SILENT_SECONDS
 from remanence.sync.watching import BlockingWatcher
 from remanence.testing.faults import FaultProxy
 from remanence.testing.oracle import QUICK, Child, Heard, Task, Writer, child, eventually
@@ -578,3 +579,20 @@ def test_nothing_twice_or_missing_while_others_write_at_full_speed(server: Serve
 def burst(client: MemoryClient, session: str, count: int) -> None:
     for n in range(count):
         client.add(session, "user", str(n))
+
+
+def test_t09_who_only_listens_is_told_that_the_server_is_gone(fresh_server: Callable[..., Server], namespace: str):
+    with fresh_server() as server, Memory(url=server.url, namespace=namespace) as memory, memory.watch():
+        memory.x = 1
+        time.sleep(SILENT_SECONDS)
+        server.pause()
+        paused = time.monotonic()
+        try:
+            while memory.engine.status().available:
+                assert time.monotonic() - paused < 3.5
+                time.sleep(0.02)
+        finally:
+            server.resume()
+        while not memory.engine.status().available:
+            assert time.monotonic() - paused < 15
+            time.sleep(0.02)

@@ -43,7 +43,7 @@ class Feed:
         self._runtime = runtime
         self._wait = wait
         self._tell = tell
-        self._mutex = runtime.mutex()
+        self.mutex = runtime.mutex()
         self._wake = runtime.signal()
         self._task: Task | None = None
         self._closed = False
@@ -53,6 +53,8 @@ class Feed:
         self._by_prefix: dict[str, dict[Subscription, None]] = {}
         self._hooks: list[tuple[Heard, Doubt]] = []
         self._failures = 0
+        self.lost: Callable[[WorldError], None] = lambda error: None
+        """Hears why the server could not be reached."""
         self.heard_at: float | None = None
         """When the log was last known to the end, on the monotonic clock; None before the first time."""
         self.heard_wall: float | None = None
@@ -69,7 +71,7 @@ class Feed:
 
     def join(self, made: Subscription) -> None:
         """Let it hear of changes from now on; from `made.starts` on, as soon as the server said where that is."""
-        with self._mutex:
+        with self.mutex:
             for table, names in self._places(made):
                 for name in names:
                     table.setdefault(name, {})[made] = None
@@ -82,7 +84,7 @@ class Feed:
         self._start()
 
     def _leave(self, gone: Subscription) -> None:
-        with self._mutex:
+        with self.mutex:
             for table, names in self._places(gone):
                 for name in names:
                     there = table.get(name, {})
@@ -109,7 +111,7 @@ class Feed:
     # --- reading --------------------------------------------------------------------------------
 
     def _start(self) -> None:
-        with self._mutex:
+        with self.mutex:
             if self._task is None and not self._closed:
                 self._task = self._runtime.spawn("remanence-feed", self._run)
 
@@ -119,8 +121,11 @@ class Feed:
                 await self._step()
                 self._failures = 0
             except WorldError as error:  # told by whoever writes or reads; here nothing is lost but time
-                if isinstance(error, Misconfigured) and not self._failures:  # it may be this command alone
-                    self._tell.tell(events.FeedFailed(str(error)))
+                if isinstance(error, Misconfigured):  # it may be this command alone
+                    if not self._failures:
+                        self._tell.tell(events.FeedFailed(str(error)))
+                elif not self._closed:
+                    self.lost(error)
                 self._failures += 1
                 pause = min(BACKOFF, 0.05 * 2 ** min(self._failures, 10)) * (0.5 + 0.5 * self._runtime.jitter())
                 await self._wake.wait(pause)
@@ -136,7 +141,7 @@ class Feed:
 
     def _go_on(self) -> bool:
         """Whether somebody still listens; who comes later starts the feed anew, at the end of the log."""
-        with self._mutex:
+        with self.mutex:
             if self.wanted and not self._closed:
                 return True
             self._task = self._cursor = self.heard_at = self.heard_wall = None
@@ -158,7 +163,7 @@ class Feed:
         news = self._trail.news(page.entries)
         for heard, _ in self._hooks if news else ():
             heard(news)
-        with self._mutex:  # in one, so that who joins hears just what lies behind the cursor
+        with self.mutex:  # in one, so that who joins hears just what lies behind the cursor
             self._cursor = page.cursor
             if len(page.entries) < COUNT:  # else there is more already
                 self.heard_at, self.heard_wall = started, wall
@@ -168,7 +173,7 @@ class Feed:
 
     def _begin(self, cursor: Cursor, started: float, wall: float) -> None:
         self._doubt()
-        with self._mutex:
+        with self.mutex:
             self._cursor, self.heard_at, self.heard_wall = cursor, started, wall
             for each in self._all():  # where the server was away, nobody knows what changed since they joined
                 each.begin(self.number, cursor, doubtful=self._failures > 0)
@@ -203,12 +208,12 @@ class Feed:
     async def _resync(self) -> None:
         kept = await self._common()
         cursor = self._trail[kept - 1].cursor if kept else await self.end()
-        with self._mutex:
+        with self.mutex:
             keys = list(dict.fromkeys(each.key for each in self._trail.cut(kept)))
             self._cursor = cursor
         self._tell.tell(events.Resynced(len(keys) if kept else -1))
         self._doubt()
-        with self._mutex:
+        with self.mutex:
             if kept:
                 self._tell_listeners([self._resynced(key, cursor) for key in keys])
             else:
@@ -235,7 +240,7 @@ class Feed:
 
     def close(self) -> None:
         """Stop reading, and let every listener's waiting end."""
-        with self._mutex:
+        with self.mutex:
             self._closed = True
             everybody = self._all()
         for each in everybody:

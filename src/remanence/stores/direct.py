@@ -42,7 +42,7 @@ class DirectStore:
         self._durable = durable
         self._clock = 0
         self._last: float | None = None
-        self._feed = Feed(store, runtime, tell)
+        self.feed = Feed(store, runtime, tell)
 
     async def write(
         self, writes: Sequence[Write], *, ack: Ack | None = None, deadline: float | None = None
@@ -110,7 +110,7 @@ class DirectStore:
     def watch(self, wanted: Wanted, since: str | None = None) -> Watch:
         """See `Gateway.watch`."""
         self._check_open()
-        return Watch([self._feed], wanted, self.runtime, since)
+        return Watch([self.feed], wanted, self.runtime, since)
 
     async def status(self) -> Status:
         """See `Gateway.status`."""
@@ -138,7 +138,7 @@ class DirectStore:
         """See `Gateway.close`."""
         if not self.closed:
             self.closed = True
-            self._feed.close()
+            self.feed.close()
             await self.store.close()
 
 

@@ -81,14 +81,14 @@ class MemoryStore:
     ) -> None:
         """`clock` tells wall seconds; lifetimes are seconds."""
         self._clock = clock
-        self._mutex = mutex if mutex is not None else nullcontext()
+        self.mutex = mutex if mutex is not None else nullcontext()
         self._watermark_ttl = round(watermark_ttl * 1_000_000)
         self._shelf = _Shelf(_empty(log_length), round(tombstone_ttl * 1_000_000))
         self._until_sweep = _SWEEP
 
     async def open(self, lineage: str, nonce: str, deadline: float) -> Watermark:
         """See `Store.open`."""
-        with self._mutex:
+        with self.mutex:
             shelf = self._at_now()
             mark = (shelf.mark(lineage) or Mark()).opened(nonce)
             shelf.state.marks[lineage] = mark, shelf.now + self._watermark_ttl
@@ -96,7 +96,7 @@ class MemoryStore:
 
     async def forward(self, lineage: str, nonce: str, seq: int, op_id: str, deadline: float) -> bool:
         """See `Store.forward`."""
-        with self._mutex:
+        with self.mutex:
             shelf = self._at_now()
             mark = shelf.mark(lineage)
             if mark is None or mark.nonce != nonce:
@@ -106,7 +106,7 @@ class MemoryStore:
 
     async def apply(self, batch: Batch, deadline: float) -> Outcome:
         """See `Store.apply`."""
-        with self._mutex:
+        with self.mutex:
             shelf = self._at_now()
             mark = shelf.mark(batch.lineage) if batch.lineage else Mark()
             refusal = admitted(batch, mark, shelf.reached(batch.prev[0]).seq if batch.prev else 0)
@@ -125,13 +125,13 @@ class MemoryStore:
         self, asks: Sequence[Ask], deadline: float, marks: Sequence[str] = ()
     ) -> tuple[list[Told], list[Reached]]:
         """See `Store.read`."""
-        with self._mutex:
+        with self.mutex:
             shelf = self._at_now()
             return [shelf.told(ask) for ask in asks], [shelf.reached(lineage) for lineage in marks]
 
     async def scan(self, prefix: str, cursor: str, count: int, deadline: float) -> tuple[list[str], str]:
         """See `Store.scan`. The cursor is the last key of the page before."""
-        with self._mutex:
+        with self.mutex:
             keys = self._at_now().keys()
             start = bisect_right(keys, cursor) if cursor else bisect_left(keys, prefix)
             page = [key for key in keys[start : start + count] if key.startswith(prefix)]
@@ -140,13 +140,13 @@ class MemoryStore:
 
     async def history(self, lineage: str, limit: int, deadline: float) -> list[tuple[int, str]]:
         """See `Store.history`."""
-        with self._mutex:
+        with self.mutex:
             log = reversed(self._shelf.state.log)
             return [(change.seq, change.op_id) for change in log if change.lineage == lineage][:limit]
 
     async def changes(self, after: Cursor, count: int, wait: float, deadline: float) -> Changes:
         """See `Store.changes`. Never waits."""
-        with self._mutex:
+        with self.mutex:
             log = self._shelf.state.log
             start = int(after.position or 0)
             skipped = max(0, start - (self._shelf.state.logged - len(log)))
@@ -156,7 +156,7 @@ class MemoryStore:
 
     async def latest(self, deadline: float) -> Cursor:
         """See `Store.latest`."""
-        with self._mutex:
+        with self.mutex:
             log = self._shelf.state.log
             return log[-1].cursor if log else BEGINNING
 
@@ -167,7 +167,7 @@ class MemoryStore:
 
     async def facts(self, deadline: float) -> Mapping[str, str]:
         """See `Store.facts`."""
-        with self._mutex:
+        with self.mutex:
             values = self._at_now().living().values()
             size = sum(len(value) if isinstance(value, bytes) else sum(map(len, value)) for value in values)
             return {
@@ -186,12 +186,12 @@ class MemoryStore:
 
     def dump(self) -> dict[str, Value]:
         """Everything stored: documents with their stamps, lists."""
-        with self._mutex:
+        with self.mutex:
             return self._at_now().living()
 
     def log(self) -> list[Change]:
         """The change log, oldest first."""
-        with self._mutex:
+        with self.mutex:
             return list(self._shelf.state.log)
 
     @property
@@ -201,17 +201,17 @@ class MemoryStore:
 
     def plant(self, key: str, value: Value) -> None:
         """Store a value as others do: no stamp, no log entry, no lifetime."""
-        with self._mutex:
+        with self.mutex:
             self._at_now().store(key, _copied(value))
 
     def snapshot(self) -> Snapshot:
         """The whole state, to be restored here or in another store any number of times."""
-        with self._mutex:
+        with self.mutex:
             return self._shelf.state.copy()
 
     def restore(self, snapshot: Snapshot | None = None) -> None:
         """Be as at the snapshot, or empty: a server that forgets."""
-        with self._mutex:
+        with self.mutex:
             state = snapshot.copy() if snapshot else _empty(self._shelf.state.log.maxlen)
             self._shelf = _Shelf(state, self._shelf.tombstone_ttl)
 

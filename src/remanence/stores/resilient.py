@@ -40,6 +40,9 @@ from remanence.stores.vouching import Vouching
 from remanence.wire.identity import op_id
 from remanence.wire.sqlite import FileDamaged
 
+SILENT_SECONDS = 2.0
+"""After so long without an answer to anybody, a feed's word that the store is away counts."""
+
 
 class ResilientStore:
     """A `Gateway` over a journal and a store. One per process and deployment."""
@@ -67,6 +70,7 @@ class ResilientStore:
         self.keeper = Keeper(self)
         self._reader = Reader(self)
         self._intake = Intake(self)
+        self.feed.lost = self._unheard
         if settings.reads == "mirror":
             self.mirror = Mirror(shelf.mirror(), store, self.feed, runtime, lambda: self.journal, self.mutex, tell.tell)
 
@@ -290,6 +294,13 @@ class ResilientStore:
             signal.set()
         self.keeper.start()
         self.keeper.wake()
+
+    def _unheard(self, error: WorldError) -> None:
+        """The feed lost the store: news to who neither writes nor reads, while others would have noticed."""
+        last = self.contact.last
+        if self.contact.available and (last is None or self.runtime.wall() - last > SILENT_SECONDS):
+            self.drain.opened = False
+            self.lost(error)
 
     def _settle(self, journal: Journal, settled: Sequence[Settled]) -> None:
         """Called by the drain under the mutex: hand each row's fate to whoever waits for it."""
