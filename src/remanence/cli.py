@@ -11,6 +11,7 @@ import argparse
 import contextlib
 import json
 import os
+import re
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -21,6 +22,8 @@ from remanence.errors import RemanenceError, Unavailable, UsageError
 
 PROBLEM: Final = 1
 USAGE: Final = 2
+_DASHED_ID: Final = re.compile(r"-[A-Za-z0-9_-]{20}[AQgw]")
+"""An operation id, 128 bits in base64url, whose first character is a dash. No option is spelled so."""
 AWAY: Final = 3
 INTERRUPTED: Final = 130
 NOBODY_READS: Final = 141
@@ -38,16 +41,22 @@ class Verb(NamedTuple):
 VERBS: Final = (
     Verb("demo", "see it remember, survive kill -9 and outlive its server, in 20 seconds", "demo"),
     Verb("doctor", "check settings, folder, journals and server, with advice", "doctor"),
+    Verb("journal", "what waits to be sent, and dead letters: show, retry, discard, export", "journal"),
+    Verb("conflicts", "writes that had no effect, because another came first", "conflicts"),
+    Verb("tail", "changes as they happen, one line each", "tail"),
     Verb("stats", "what is stored where, and what waits to be sent", "stats"),
     Verb("export", "write everything that is stored to a JSONL file", "exporting"),
     Verb("import", "store what an export holds", "importing"),
+    Verb("restore", "store again what a server lost and mirrors on this machine still have", "restore"),
+    Verb("copy", "copy a namespace to another place while its agents go on, and verify it", "copy"),
+    Verb("replicate", "keep a namespace in another place like this one, for ever", "replicate"),
     Verb("bench", "measure what it costs, against plain redis-py on the same server", "bench"),
 )
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit code. `argv` defaults to the program's arguments."""
-    words = list(sys.argv[1:] if argv is None else argv)
+    words = guarded(sys.argv[1:] if argv is None else argv)
     call = _parser("--json" in words).parse_args(words)
     try:
         code = _run(call)
@@ -91,6 +100,14 @@ def _forget_stdout() -> None:
 # --- arguments ----------------------------------------------------------------------------------
 
 
+def guarded(words: Sequence[str]) -> list[str]:
+    """The words with operation ids that begin with a dash behind `--`, for else they would be taken for options."""
+    if "--" in words:
+        return list(words)
+    ids = [word for word in words if _DASHED_ID.fullmatch(word)]
+    return [*(word for word in words if word not in ids), "--", *ids] if ids else list(words)
+
+
 class _Parser(argparse.ArgumentParser):
     """A parser whose errors keep to the promise, and which learns a verb's arguments when it is called."""
 
@@ -104,6 +121,7 @@ class _Parser(argparse.ArgumentParser):
         if module:
             _add_common(self, argparse.SUPPRESS)  # what was said before the verb must not be unsaid
             import_module(f"remanence.commands.{module}").configure(self)
+            return self.parse_known_intermixed_args(args, namespace)  # else words behind an option are lost
         return super().parse_known_args(args, namespace)
 
     def error(self, message: str) -> NoReturn:

@@ -150,13 +150,15 @@ def _journal(journal: JournalFile) -> Check:
         return Check("journal", FAIL, f"{name}: {journal.problem}", f"move it out of {Path(journal.path).parent}")
     owner = "in use" if journal.in_use else "left by a process that ended"
     told = f"{name}: {journal.pending} pending{'' if journal.in_use else ' at most'}, {owner}"
+    refused = f"; {journal.refused} write(s) had no effect" if journal.refused else ""
     if journal.dead:
         return Check(
             "journal",
             WARN,
-            f"{told}; {journal.dead} dead letter(s)",
-            "writes that can never be applied: see the logs",
+            f"{told}; {journal.dead} dead letter(s){refused}",
+            "`remanence journal dead` shows what can never be applied, `journal retry` or `discard` ends it",
         )
     if journal.pending and not journal.in_use:
-        return Check("journal", WARN, told, "the next agent that opens this deployment here sends them")
-    return Check("journal", OK, told)
+        advice = "the next agent that opens this deployment here sends them"
+        return Check("journal", WARN, told + refused, advice)
+    return Check("journal", OK, told + refused, "`remanence conflicts` shows them" if refused else "")

@@ -17,6 +17,7 @@ from remanence.model import Append, Batch, Blank, Op, Put, Touch
 from remanence.protocols import Fetch, Lifetime, Store, Tail
 from remanence.runtime.blocking import run
 from remanence.settings import Settings
+from remanence.stores.partitioned import parts_of
 from remanence.wire.identity import op_id
 
 LEAST: Final = {"redis": (7, 0), "valkey": (8, 0)}
@@ -128,8 +129,9 @@ def _transport(settings: Settings) -> Check:
         return Check("transport", OK, "unix socket")
     if address.scheme == "rediss":
         return Check("transport", OK, "TLS, certificates verified")
-    host = str(address.options.get("host", "localhost"))
-    if is_loopback(host):
+    hosts = [node.host for node in address.nodes] or [str(address.options.get("host", "localhost"))]
+    host = next((each for each in hosts if not is_loopback(each)), "")
+    if not host:
         return Check("transport", OK, "this machine, not encrypted")
     return Check(
         "transport",
@@ -157,7 +159,8 @@ def _permissions(settings: Settings) -> Check:
     brief = replace(settings, tombstone_ttl=float(TRIAL_SECONDS), watermark_ttl=60.0)
     with opened(brief) as engine:
         try:
-            run(_trial(engine.gateway.store, settings))
+            for store in [part.store for part in parts_of(engine.gateway)]:
+                run(_trial(store, settings))
         except RemanenceError as error:
             return Check("permissions", FAIL, str(error))
     return Check("permissions", OK, "scripts, reads, lists and scans are allowed")
