@@ -27,6 +27,13 @@ BARS = {
     "replay": "≥ 20,000 /s",
     "held": "≤ 50 MB",
     "import": "≤ 80 ms",
+    "near": "≤ 0.08 x",
+    "mirror": "≤ 0.40 x",
+    "heard": "≤ 2.0 ms",
+    "heard-99": "≤ 10 ms",
+    "listeners": "≤ 1.10 x",
+    "filled": "≤ 10 s",
+    "followed": "≤ 0.2 s",
 }
 
 

@@ -8,7 +8,7 @@ from remanence.errors import InvalidKey, Rejected
 from remanence.faces.bound import is_same, plain
 from remanence.faces.live import wrap
 from remanence.faces.moves import Moves
-from remanence.faces.state import Editor, State, named
+from remanence.faces.state import Editor, State, named, value_of
 from remanence.runtime.blocking import run
 from remanence.settings import Options, Settings
 from remanence.stores.edits import EditRejected
@@ -75,11 +75,16 @@ class Memory(Opened[State]):
 
     def get(self, name: str, *default: Any) -> Any:
         """The value, live where it is a list or a dict: changing it changes what is shared."""
-        value = run(self._face.get(name, *default))
-        if not isinstance(value, (dict, list)) or (default and value is default[0]):
-            return value
-        root = self._root(name)
-        root.show(value)
+        record = run(self._face._found(name, wanted=not default))
+        if record is None:
+            return default[0]
+        root = self.__dict__["_roots"].get(name)
+        if root is None or root.body is not record.body:  # else it is decoded already: nobody changes that in place
+            value = value_of(record)
+            if not isinstance(value, (dict, list)):
+                return value
+            root = self._root(name)
+            root.show(value, record.body)
         return wrap(root, (), root.value)
 
     def _root(self, name: str) -> "SharedRoot":
@@ -149,11 +154,12 @@ class SharedRoot:
         self._name = name
         self.version = 0
         self.value: Any = None
+        self.body: bytes | None = None
         self.moves = Moves()
 
-    def show(self, value: Any) -> None:
-        """The content is now `value`."""
-        self.value = value
+    def show(self, value: Any, body: bytes | None = None) -> None:
+        """The content is now `value`, decoded from `body`."""
+        self.value, self.body = value, body
         self.version += 1
 
     def change(self, path: tuple[str | int, ...], verb: str, *args: Any) -> Any:

@@ -117,7 +117,7 @@ def _heard(bench: Bench, of: Callable[[list[float]], float]) -> Figure:
 
 
 def _delays(bench: Bench) -> list[float]:
-    count = bench.amount.of(CHANGES)
+    count = max(10, bench.amount.of(CHANGES))  # fewer have no median
     command = [sys.executable, "-c", LISTENER, bench.server.url, str(bench.fresh_folder()), str(count)]
     with bench.memory() as memory, subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as child:
         if child.stdout is None or child.stdout.readline().strip() != "ready":
