@@ -1,5 +1,6 @@
 """What every test has at hand: servers, a namespace of its own, and an environment with no settings."""
 
+import json
 import os
 import uuid
 from collections.abc import Callable, Iterator
@@ -80,3 +81,37 @@ def fresh_server(server_kind: str) -> Iterator[Callable[..., Server]]:
 def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
     """An authority, a server's certificate and a client's."""
     return make_certificates(tmp_path_factory.mktemp("certificates"))
+
+
+@pytest.fixture(scope="module")
+def any_server() -> Iterator[Server]:
+    """A server of some kind, for what takes long and depends little on which."""
+    with Server() as server:
+        yield server
+
+
+@pytest.fixture
+def spoken(capsysbinary: pytest.CaptureFixture[bytes]) -> Callable[..., tuple[int, str, str]]:
+    """Run a command in this process: (exit code, stdout, stderr)."""
+    from remanence.cli import main
+
+    def call(*words: str) -> tuple[int, str, str]:
+        try:
+            code = main(words)
+        except SystemExit as end:
+            code = int(end.code or 0)
+        out, err = capsysbinary.readouterr()
+        return code, out.decode(), err.decode()
+
+    return call
+
+
+@pytest.fixture
+def answered(spoken: Callable[..., tuple[int, str, str]]) -> Callable[..., tuple[int, Any, str]]:
+    """As `spoken`, of --json what it says."""
+
+    def call(*words: str) -> tuple[int, Any, str]:
+        code, out, err = spoken(*words)
+        return code, json.loads(out) if "--json" in words and out else out, err
+
+    return call

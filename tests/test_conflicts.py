@@ -1,7 +1,6 @@
 """Writes without effect: told from code and on the command line, kept in bounds, and handed on with a journal."""
 
 import asyncio
-import json
 import time
 from collections.abc import Callable, Sequence
 from contextlib import closing
@@ -11,7 +10,6 @@ from typing import Any
 import pytest
 
 from remanence.aio.state import AsyncMemory
-from remanence.cli import main
 from remanence.commands.journals import survey
 from remanence.errors import InvalidArgument
 from remanence.model import Append, Edit, Patch, Put, Receipt, Write
@@ -27,21 +25,6 @@ from remanence.wire.sqlite import Database
 
 Command = Callable[..., tuple[int, Any, str]]
 REFUSED_EDIT = Patch("memory:none", (Edit(("value",), "increment", b"[1]"),))
-
-
-@pytest.fixture
-def command(capsysbinary: pytest.CaptureFixture[bytes]) -> Command:
-    """Run a command in this process: (exit code, stdout, of --json what it says, stderr)."""
-
-    def call(*words: str) -> tuple[int, Any, str]:
-        try:
-            code = main(words)
-        except SystemExit as end:
-            code = int(end.code or 0)
-        out, err = capsysbinary.readouterr()
-        return code, json.loads(out) if "--json" in words and out else out.decode(), err.decode()
-
-    return call
 
 
 def write(memory: Memory, *writes: Write) -> list[Receipt]:
@@ -114,55 +97,55 @@ def test_the_same_on_asyncio(server: Server, namespace: str):
 
 
 @pytest.mark.parametrize("backend", ["sqlite", "memory"])
-def test_without_a_journal_there_are_none(backend: Any, command: Command):
+def test_without_a_journal_there_are_none(backend: Any, answered: Command):
     with Memory(backend=backend) as memory:
         assert write(memory, conflicting())[0].state == "rejected", "the call itself was told"
         assert memory.engine.conflicts() == memory.engine.dead_letters() == []
-    code, told, _ = command("--backend", backend, "conflicts", "--json")
+    code, told, _ = answered("--backend", backend, "conflicts", "--json")
     assert (code, told) == (0, {"conflicts": []})
 
 
 # --- on the command line --------------------------------------------------------------------------
 
 
-def test_the_command_lists_those_of_every_journal(server: Server, namespace: str, command: Command):
+def test_the_command_lists_those_of_every_journal(server: Server, namespace: str, answered: Command):
     words = ("--url", server.url, "--namespace", namespace, "conflicts")
-    assert command(*words)[:2] == (0, "no conflicts\n")
+    assert answered(*words)[:2] == (0, "no conflicts\n")
     one, two = (Memory(url=server.url, namespace=namespace, deadline=d, heartbeat=0.2) for d in (0.5, 0.6))
     with one, two:
         assert journal_of(one).path != journal_of(two).path
         first = write(one, conflicting("memory:a"))[0].op_id
         second = write(two, conflicting("memory:b"))[0].op_id
         third = write(one, conflicting("memory:c"))[0].op_id
-        code, told, err = command(*words, "--json")
+        code, told, err = answered(*words, "--json")
         assert (code, err) == (0, "")
         assert [each["op_id"] for each in told["conflicts"]] == [third, second, first]
-    out = " ".join(command(*words)[1].split())
+    out = " ".join(answered(*words)[1].split())
     assert all(each in out for each in (first, second, third, "memory:a", "had changed since it was read"))
     assert "secret" not in out
-    _, out, err = command(*words, "--limit", "2")
+    _, out, err = answered(*words, "--limit", "2")
     assert third in out and first not in out and "the newest 2" in err
-    _, told, _ = command(*words, "--key", "memory:b", "--json")
+    _, told, _ = answered(*words, "--key", "memory:b", "--json")
     assert [each["op_id"] for each in told["conflicts"]] == [second]
-    assert command(*words, "--key", "memory:_")[1] == "no conflicts\n", "a prefix is taken literally"
-    assert command(*words, "--since", "0.000001")[1] == "no conflicts\n"
-    _, told, _ = command(*words, "--since", "60", "--json")
+    assert answered(*words, "--key", "memory:_")[1] == "no conflicts\n", "a prefix is taken literally"
+    assert answered(*words, "--since", "0.000001")[1] == "no conflicts\n"
+    _, told, _ = answered(*words, "--since", "60", "--json")
     assert len(told["conflicts"]) == 3
 
 
 @pytest.mark.parametrize("words", [("--since", "0"), ("--since", "nan"), ("--limit", "-1"), ("x",)], ids=" ".join)
-def test_a_wrong_call_is_one_clear_line(command: Command, words: Sequence[str]):
-    code, out, err = command("conflicts", *words)
+def test_a_wrong_call_is_one_clear_line(answered: Command, words: Sequence[str]):
+    code, out, err = answered("conflicts", *words)
     assert (code, out) == (2, "")
     assert err.startswith("remanence: ") and err.count("\n") == 1
 
 
-def test_a_journal_that_cannot_be_read_is_told(server: Server, namespace: str, command: Command):
+def test_a_journal_that_cannot_be_read_is_told(server: Server, namespace: str, answered: Command):
     words = ("--url", server.url, "--namespace", namespace, "conflicts")
     with Memory(url=server.url, namespace=namespace, adopt=False, **QUICK) as memory:
         (receipt,) = write(memory, conflicting())
         (Path(journal_of(memory).path).parent / "0.journal").write_bytes(b"no database at all" * 99)
-        code, out, err = command(*words)
+        code, out, err = answered(*words)
     assert code == 1 and receipt.op_id in out and "0.journal: not a journal" in err
 
 
@@ -264,7 +247,7 @@ memory.close(0)
 
 
 @pytest.mark.parametrize("retain", [0.0, 600.0], ids=["its journal goes", "its journal is kept"])
-def test_the_conflicts_of_an_ended_process_are_told(server: Server, namespace: str, command: Command, retain: float):
+def test_the_conflicts_of_an_ended_process_are_told(server: Server, namespace: str, answered: Command, retain: float):
     options: Any = {"url": server.url, "namespace": namespace, **QUICK}
     with Memory(**options) as memory:
         memory.late = "first"
@@ -286,15 +269,15 @@ def test_the_conflicts_of_an_ended_process_are_told(server: Server, namespace: s
         (stale,) = memory.engine.conflicts()
         assert (stale.key, memory.late) == ("memory:late", "new")
         words = ("--url", server.url, "--namespace", namespace, "conflicts", "--json")
-        assert [each["op_id"] for each in command(*words)[1]["conflicts"]] == [stale.op_id]
+        assert [each["op_id"] for each in answered(*words)[1]["conflicts"]] == [stale.op_id]
         assert len(survey(home)) == (2 if retain else 1)
 
 
-def test_those_of_every_partition(server: Server, namespace: str, command: Command):
+def test_those_of_every_partition(server: Server, namespace: str, answered: Command):
     options: Any = {"url": server.url, "namespace": namespace, "partitions": 4, **QUICK}
     with Memory(**options) as memory:
         ids = {write(memory, conflicting(f"memory:{n}"))[0].op_id for n in range(12)}
         assert {each.op_id for each in memory.engine.conflicts()} == ids
         assert len(memory.engine.conflicts(3)) == 3
-        _, told, _ = command("--url", server.url, "--namespace", namespace, "conflicts", "--json")
+        _, told, _ = answered("--url", server.url, "--namespace", namespace, "conflicts", "--json")
         assert {each["op_id"] for each in told["conflicts"]} == ids

@@ -1,11 +1,10 @@
 """`remanence copy`: what one end holds the other does, with stamps and lifetimes, whoever writes or dies meanwhile."""
 
-import json
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -27,28 +26,6 @@ from remanence.wire.keys import Keyspace
 
 Command = Callable[..., tuple[int, Any, str]]
 OLD, NEW = "A" * 22, "B" * 22
-
-
-@pytest.fixture
-def command(capsysbinary: pytest.CaptureFixture[bytes]) -> Command:
-    """Run a command in this process: (exit code, stdout, of --json what it says, stderr)."""
-
-    def call(*words: str) -> tuple[int, Any, str]:
-        try:
-            code = main(words)
-        except SystemExit as end:
-            code = int(end.code or 0)
-        out, err = capsysbinary.readouterr()
-        return code, json.loads(out) if "--json" in words and out else out.decode(), err.decode()
-
-    return call
-
-
-@pytest.fixture(scope="module")
-def any_server() -> Iterator[Server]:
-    """One server, for what takes long and depends little on its kind."""
-    with Server() as made:
-        yield made
 
 
 def contents(client: "redis.Redis", namespace: str) -> dict[str, Any]:
@@ -83,7 +60,7 @@ def append(key: str, *items: int, ttl: int = 0) -> Append:
 # --- what is copied -------------------------------------------------------------------------------
 
 
-def test_everything_is_copied_with_stamps_and_lifetimes(command: Command, server: Server, namespace: str):
+def test_everything_is_copied_with_stamps_and_lifetimes(answered: Command, server: Server, namespace: str):
     put(server, namespace, *(Put(f"memory:d{n}", b'{"value":%d}' % n, 0) for n in range(150)))
     put(server, namespace, Put("memory:short", b'{"value":1}', 60_000), Put("agent:x", b"\x00\x81\xa1a\x01", 0))
     put(server, namespace, append("session:a", *range(300), ttl=90_000), append("session:b", 1), append("session:c", 1))
@@ -91,7 +68,7 @@ def test_everything_is_copied_with_stamps_and_lifetimes(command: Command, server
     with closing(server.client()) as client:
         client.set(Keyspace(namespace).data("memory:foreign"), b'{"value":"by others"}')
         client.hset(Keyspace(namespace).data("memory:hash"), "a", "b")
-        code, said, _ = command(*words(server, namespace, "--json"))
+        code, said, _ = answered(*words(server, namespace, "--json"))
         assert code == 0 and said["differences"] == []
         assert said["left_out"] == 1 and said["verified"] == 155 and said["items"] == 301
         source, target = contents(client, namespace), contents(client, f"{namespace}-2")
@@ -104,38 +81,38 @@ def test_everything_is_copied_with_stamps_and_lifetimes(command: Command, server
         assert 80_000 < client.pttl(there.data("session:a")) <= 90_000
         assert client.pttl(there.data("session:b")) == -1
         written = said["written"]
-        assert command(*words(server, namespace, "--json"))[1]["written"] == 2 < written, "nothing twice"
+        assert answered(*words(server, namespace, "--json"))[1]["written"] == 2 < written, "nothing twice"
         assert contents(client, f"{namespace}-2").keys() == target.keys() | {"memory:foreign"}
 
 
-def test_people_are_told_in_one_line(command: Command, server: Server, namespace: str):
+def test_people_are_told_in_one_line(answered: Command, server: Server, namespace: str):
     put(server, namespace, Put("memory:a", b'{"value":"secret"}'))
-    code, out, err = command(*words(server, namespace))
+    code, out, err = answered(*words(server, namespace))
     assert code == 0 and out == ""
     assert "1 keys compared: all equal" in err and "secret" not in err
 
 
 @pytest.mark.skipif(len(available_servers()) < 2, reason="one kind of server alone is here")
-def test_from_one_kind_of_server_to_another_and_through_a_file(command: Command, namespace: str, tmp_path: Path):
+def test_from_one_kind_of_server_to_another_and_through_a_file(answered: Command, namespace: str, tmp_path: Path):
     first, second, *_ = available_servers()
     file = f"sqlite:{tmp_path / 'file'}"
     with Server(first) as one, Server(second) as other, closing(one.client()) as here, closing(other.client()) as there:
         put(one, namespace, Put("memory:a", b'{"value":1}', 80_000), append("session:x", *range(150), ttl=90_000))
         put(one, "", append("session:x", 1, 2), Put("memory:b", b'{"value":1}'))
-        assert command("copy", one.url, other.url, "--namespace", namespace)[0] == 0
-        assert command("copy", one.url, file, "--namespace", namespace)[0] == 0
-        assert command("copy", file, other.url, "--namespace", namespace, "--to-namespace", "z")[0] == 0
+        assert answered("copy", one.url, other.url, "--namespace", namespace)[0] == 0
+        assert answered("copy", one.url, file, "--namespace", namespace)[0] == 0
+        assert answered("copy", file, other.url, "--namespace", namespace, "--to-namespace", "z")[0] == 0
         assert contents(here, namespace) == contents(there, namespace) == contents(there, "z")
         assert 0 < there.pttl(Keyspace("z").data("session:x")) <= 90_000
         # without a namespace: the faces' keys of the server, and not those of its other namespaces and programs
         here.set("app:x", b'{"a":1}')
-        assert command("copy", one.url, other.url, "--to-namespace", "plain")[0] == 0
+        assert answered("copy", one.url, other.url, "--to-namespace", "plain")[0] == 0
         assert sorted(contents(there, "plain")) == ["memory:b", "session:x"]
 
 
-def test_a_prefix_chooses(command: Command, server: Server, namespace: str):
+def test_a_prefix_chooses(answered: Command, server: Server, namespace: str):
     put(server, namespace, Put("memory:a", b'{"value":1}'), Put("memory:b", b'{"value":1}'))
-    assert command(*words(server, namespace, "--prefix", "memory:b"))[0] == 0
+    assert answered(*words(server, namespace, "--prefix", "memory:b"))[0] == 0
     with closing(server.client()) as client:
         assert list(contents(client, f"{namespace}-2")) == ["memory:b"]
 
@@ -175,11 +152,11 @@ def test_agents_write_on_while_it_is_copied(any_server: Server, namespace: str, 
         assert contents(client, namespace) == contents(client, f"{namespace}-2")
 
 
-def test_what_was_deleted_is_deleted_and_does_not_come_back(command: Command, server: Server, namespace: str):
+def test_what_was_deleted_is_deleted_and_does_not_come_back(answered: Command, server: Server, namespace: str):
     put(server, namespace, Put("memory:a", b'{"value":1}'), append("session:l", 1, 2, 3), append("session:m", 1, 2))
-    assert command(*words(server, namespace))[0] == 0
+    assert answered(*words(server, namespace))[0] == 0
     put(server, namespace, Delete("memory:a"), Delete("session:l"), Delete("session:m"), append("session:m", 1, 2, 9))
-    assert command(*words(server, namespace, "--no-verify"))[0] == 0
+    assert answered(*words(server, namespace, "--no-verify"))[0] == 0
     with closing(server.client()) as client, Memory(**_options(server, f"{namespace}-2")) as there:
         assert contents(client, f"{namespace}-2") == {"session:m": [b'{"n":1}', b'{"n":2}', b'{"n":9}']}
         late = Op(OLD, 1_000_000, Put("memory:a", b'{"value":"late"}'), live=False)
@@ -191,12 +168,12 @@ def _options(server: Server, namespace: str) -> Any:
     return {"url": server.url, "namespace": namespace, **QUICK}
 
 
-def test_lifetimes_are_shortened_and_lifted(command: Command, server: Server, namespace: str):
+def test_lifetimes_are_shortened_and_lifted(answered: Command, server: Server, namespace: str):
     put(server, namespace, Put("memory:a", b'{"value":1}', 90_000), append("session:l", 1), append("session:m", 1))
     put(server, namespace, Touch("session:m", 90_000))
-    assert command(*words(server, namespace))[0] == 0
+    assert answered(*words(server, namespace))[0] == 0
     put(server, namespace, Touch("memory:a", 30_000), Touch("session:l", 20_000), Touch("session:m", 0))
-    assert command(*words(server, namespace))[0] == 0
+    assert answered(*words(server, namespace))[0] == 0
     with closing(server.client()) as client:
         there = Keyspace(f"{namespace}-2")
         assert 0 < client.pttl(there.data("memory:a")) <= 30_000
@@ -205,15 +182,15 @@ def test_lifetimes_are_shortened_and_lifted(command: Command, server: Server, na
 
 
 def test_a_late_write_whose_lifetime_has_passed_removes_at_both_ends(
-    command: Command, any_server: Server, namespace: str
+    answered: Command, any_server: Server, namespace: str
 ):
     put(any_server, namespace, Put("memory:a", b'{"value":1}'))
-    assert command(*words(any_server, namespace))[0] == 0
+    assert answered(*words(any_server, namespace))[0] == 0
     with Memory(**_options(any_server, namespace)) as here, Memory(**_options(any_server, f"{namespace}-2")) as there:
         passed = Op(NEW, time.time_ns() // 1000, Put("memory:a", b'{"value":2}', -2), live=False)
         outcome = run(here.engine.gateway.store.apply(Batch("", "", 1, [passed]), time.monotonic() + 5))
         assert outcome.results == ("expired",)
-        command("replicate", *words(any_server, namespace)[1:], "--for", "0.5")
+        answered("replicate", *words(any_server, namespace)[1:], "--for", "0.5")
         told, _ = run(there.engine.gateway.store.read([Fetch("memory:a"), Lifetime("memory:a")], time.monotonic() + 5))
         assert told == [None, -2]
 
@@ -262,11 +239,11 @@ def test_a_source_that_goes_away_is_waited_for(any_server: Server, namespace: st
 
 
 def test_an_end_that_stays_away_ends_it_with_exit_code_3(
-    command: Command, any_server: Server, namespace: str, monkeypatch: pytest.MonkeyPatch
+    answered: Command, any_server: Server, namespace: str, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(copy, "PATIENCE", 0.3)
     claim = PortClaim()
-    code, _, err = command(
+    code, _, err = answered(
         "copy", any_server.url, f"redis://:sesame@127.0.0.1:{claim.number}/0", "--namespace", namespace
     )
     claim.release()
@@ -276,51 +253,51 @@ def test_an_end_that_stays_away_ends_it_with_exit_code_3(
 # --- what does not fit ----------------------------------------------------------------------------
 
 
-def test_memories_of_the_targets_own_are_not_touched_unasked(command: Command, server: Server, namespace: str):
+def test_memories_of_the_targets_own_are_not_touched_unasked(answered: Command, server: Server, namespace: str):
     put(server, namespace, Put("memory:a", b'{"value":1}'), Put("memory:b", b'{"value":1}'))
     put(server, f"{namespace}-2", Put("memory:b", b'{"value":2}'), Put("memory:c", b'{"value":2}'))
     with closing(server.client()) as client:
         before = contents(client, f"{namespace}-2")
-        code, _, err = command(*words(server, namespace))
+        code, _, err = answered(*words(server, namespace))
         assert code == 2 and "--merge" in err
         assert contents(client, f"{namespace}-2") == before
-        code, said, _ = command(*words(server, namespace, "--merge", "--json"))
+        code, said, _ = answered(*words(server, namespace, "--merge", "--json"))
         assert code == 0 and said["of_its_own"] == 2
         after = contents(client, f"{namespace}-2")
         assert after == {**before, "memory:a": contents(client, namespace)["memory:a"]}, "the newer one wins"
 
 
 def test_a_list_that_is_another_is_told_and_left_alone_unless_it_may_be_replaced(
-    command: Command, any_server: Server, namespace: str
+    answered: Command, any_server: Server, namespace: str
 ):
     put(any_server, namespace, append("session:l", 1, 2, 3), append("session:m", 1), Put("memory:k", b'{"value":1}'))
     there = f"{namespace}-2"
     put(any_server, there, append("session:l", 1, 8), append("session:m", 1, 2), append("memory:k", 1))
     with closing(any_server.client()) as client:
         before = contents(client, there)
-        code, said, _ = command(*words(any_server, namespace, "--merge", "--json"))
+        code, said, _ = answered(*words(any_server, namespace, "--merge", "--json"))
         assert code == 1 and contents(client, there) == before
         assert {each["key"]: each["why"] for each in said["differences"]} == {
             "session:l": "a list with other items at the target",
             "session:m": "a list with more items at the target",
             "memory:k": "another kind of value at the target",
         }
-        code, out, err = command(*words(any_server, namespace))
+        code, out, err = answered(*words(any_server, namespace))
         assert code == 1 and "session:l: a list with other items" in out and "3 differ" in err
-        assert command(*words(any_server, namespace, "--replace"))[0] == 0
+        assert answered(*words(any_server, namespace, "--replace"))[0] == 0
         assert contents(client, there) == contents(client, namespace)
 
 
-def test_the_comparison_finds_what_was_changed_behind_its_back(command: Command, any_server: Server, namespace: str):
+def test_the_comparison_finds_what_was_changed_behind_its_back(answered: Command, any_server: Server, namespace: str):
     put(any_server, namespace, append("session:l", 1, 2, 3), Put("memory:k", b'{"value":1}'))
-    assert command(*words(any_server, namespace))[0] == 0
+    assert answered(*words(any_server, namespace))[0] == 0
     with closing(any_server.client()) as client:
         name = Keyspace(f"{namespace}-2").data("session:l")
         client.lset(name, 1, b'{"n":7}')  # in the middle: neither its length nor its last item tell
-        code, said, _ = command(*words(any_server, namespace, "--json"))
+        code, said, _ = answered(*words(any_server, namespace, "--json"))
         assert code == 1
         assert said["differences"] == [{"key": "session:l", "why": "a list with other items at the target"}]
-        assert command(*words(any_server, namespace, "--no-verify"))[0] == 0
+        assert answered(*words(any_server, namespace, "--no-verify"))[0] == 0
 
 
 @pytest.mark.parametrize(
@@ -334,6 +311,6 @@ def test_the_comparison_finds_what_was_changed_behind_its_back(command: Command,
         (("redis://h/0",), "TARGET"),
     ],
 )
-def test_a_wrong_call_is_refused(command: Command, given: tuple[str, ...], told: str):
-    code, _, err = command("copy", *given)
+def test_a_wrong_call_is_refused(answered: Command, given: tuple[str, ...], told: str):
+    code, _, err = answered("copy", *given)
     assert code == 2 and told in err

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from remanence import events
-from remanence.cli import guarded, main
+from remanence.cli import guarded
 from remanence.commands.journals import folder_of, survey
 from remanence.commands.letters import alone, line_of
 from remanence.engine import BlockingEngine
@@ -35,22 +35,6 @@ from remanence.wire.keys import Keyspace
 
 Command = Callable[..., tuple[int, Any, str]]
 SECRET = b"what nobody may see"
-
-
-@pytest.fixture
-def command(capsysbinary: pytest.CaptureFixture[bytes]) -> Command:
-    """Run a command in this process: (exit code, stdout, of --json what it says, stderr)."""
-
-    def call(*words: str) -> tuple[int, Any, str]:
-        try:
-            code = main(words)
-        except SystemExit as end:
-            code = int(end.code or 0)
-        out, err = capsysbinary.readouterr()
-        told = json.loads(out) if "--json" in words and out else out.decode()
-        return code, told, err.decode()
-
-    return call
 
 
 class Deployment:
@@ -128,11 +112,11 @@ def started(*words: str, **options: Any) -> "subprocess.Popen[bytes]":
 # --- looking --------------------------------------------------------------------------------------
 
 
-def test_dead_letters_are_listed_without_what_is_in_them(deployment: Deployment, command: Command):
+def test_dead_letters_are_listed_without_what_is_in_them(deployment: Deployment, answered: Command):
     before = time.time()
     op_id = deployment.dead_append()
     for words in (("journal", "dead"), ("journal", "dead", "--json")):
-        code, told, _ = command(*deployment.words, *words)
+        code, told, _ = answered(*deployment.words, *words)
         assert code == 0
         assert SECRET.decode() not in str(told)
         assert op_id in str(told)
@@ -142,7 +126,7 @@ def test_dead_letters_are_listed_without_what_is_in_them(deployment: Deployment,
     assert before <= letter["wall"] <= time.time()
 
 
-def test_pending_writes_are_told_oldest_first(proxied: tuple[Deployment, FaultProxy], command: Command):
+def test_pending_writes_are_told_oldest_first(proxied: tuple[Deployment, FaultProxy], answered: Command):
     deployment, proxy = proxied
     deployment.write(Put("memory:first", b'{"value":0}'), ack="store")
     away(proxy)
@@ -151,7 +135,7 @@ def test_pending_writes_are_told_oldest_first(proxied: tuple[Deployment, FaultPr
     deployment.write(Delete("memory:y"), Append("list", (SECRET,)))
     assert deployment.engine.status().pending == 3
     eventually(lambda: deployment.journals()[0].pending == 3)  # what was acknowledged is written down once a second
-    code, told, _ = command(*deployment.words, "journal", "pending", "--json")
+    code, told, _ = answered(*deployment.words, "journal", "pending", "--json")
     assert (code, told["total"]) == (0, 3)
     assert [(each["kind"], each["key"]) for each in told["pending"]] == [
         ("put", "memory:x"),
@@ -160,36 +144,36 @@ def test_pending_writes_are_told_oldest_first(proxied: tuple[Deployment, FaultPr
     ]
     assert told["pending"][0]["age"] > told["pending"][1]["age"] > 0
     assert told["pending"][0]["bytes"] > len(SECRET)
-    _, out, err = command(*deployment.words, "journal", "pending", "--limit", "1")
+    _, out, err = answered(*deployment.words, "journal", "pending", "--limit", "1")
     assert "memory:x" in out and "memory:y" not in out and SECRET.decode() not in out
     assert "1 of 3 shown" in err
 
 
-def test_the_list_tells_journals_apart(proxied: tuple[Deployment, FaultProxy], command: Command):
+def test_the_list_tells_journals_apart(proxied: tuple[Deployment, FaultProxy], answered: Command):
     deployment, proxy = proxied
     away(proxy)
     deployment.write(Put("memory:x", b'{"value":1}'))
     time.sleep(0.1)
-    _, told, _ = command(*deployment.words, "journal", "--json")
+    _, told, _ = answered(*deployment.words, "journal", "--json")
     (mine,) = told["journals"]
     assert mine["in_use"] and mine["pending"] == 1 and mine["lag"] >= 0.1
     deployment.engine.close(0)
-    code, out, _ = command(*deployment.words, "journal", "list")
+    code, out, _ = answered(*deployment.words, "journal", "list")
     assert code == 0 and "left behind" in out
     folder = folder_of(deployment.settings)
     assert folder
     (folder / "1-foreign.journal").write_bytes(b"no database at all, but longer than a header" * 9)
     for action in ("list", "pending", "dead"):
-        code, _, err = command(*deployment.words, "journal", action)
+        code, _, err = answered(*deployment.words, "journal", action)
         assert code == 1, "what cannot be read is not passed over in silence"
         assert "1-foreign.journal: not a journal" in err
 
 
-def test_where_there_is_no_journal(command: Command):
-    assert command("journal")[:2] == (0, "no journals\n")
-    assert command("journal", "dead", "--json")[1] == {"total": 0, "dead": []}
-    assert command("journal", "retry", "--all")[0] == 0
-    code, _, err = command("journal", "discard", "A" * 22, "--yes")
+def test_where_there_is_no_journal(answered: Command):
+    assert answered("journal")[:2] == (0, "no journals\n")
+    assert answered("journal", "dead", "--json")[1] == {"total": 0, "dead": []}
+    assert answered("journal", "retry", "--all")[0] == 0
+    code, _, err = answered("journal", "discard", "A" * 22, "--yes")
     assert code == 2 and "no dead letter" in err
 
 
@@ -208,8 +192,8 @@ def test_where_there_is_no_journal(command: Command):
     ],
     ids=" ".join,
 )
-def test_a_wrong_call_is_one_clear_line(command: Command, words: tuple[str, ...]):
-    code, out, err = command("journal", *words)
+def test_a_wrong_call_is_one_clear_line(answered: Command, words: tuple[str, ...]):
+    code, out, err = answered("journal", *words)
     assert (code, out) == (2, "")
     assert err.startswith("remanence: ") and err.count("\n") == 1
 
@@ -217,51 +201,51 @@ def test_a_wrong_call_is_one_clear_line(command: Command, words: tuple[str, ...]
 # --- retrying -------------------------------------------------------------------------------------
 
 
-def test_a_retry_applies_it_once_and_takes_it_out(deployment: Deployment, command: Command):
+def test_a_retry_applies_it_once_and_takes_it_out(deployment: Deployment, answered: Command):
     first, second = deployment.dead_append("list", b"one"), deployment.dead_append("other", b"two")
     deployment.unblock("list")
-    code, told, _ = command(*deployment.words, "journal", "retry", first, "--json")
+    code, told, _ = answered(*deployment.words, "journal", "retry", first, "--json")
     assert code == 0
     assert [(each["op_id"], each["state"]) for each in told["retried"]] == [(first, "applied")]
     assert deployment.items("list") == [b"one"]
     assert [each.op_id for each in deployment.engine.dead_letters()] == [second], "the owner sees it gone"
-    code, _, err = command(*deployment.words, "journal", "retry", first)
+    code, _, err = answered(*deployment.words, "journal", "retry", first)
     assert code == 2 and first in err
     assert deployment.items("list") == [b"one"]
 
 
-def test_all_are_retried_in_the_order_they_died(deployment: Deployment, command: Command):
+def test_all_are_retried_in_the_order_they_died(deployment: Deployment, answered: Command):
     deployment.block("list")
     for item in (b"a", b"b", b"c"):
         deployment.write(Append("list", (item,)), ack="store")
     deployment.unblock("list")
-    code, out, _ = command(*deployment.words, "journal", "retry", "--all")
+    code, out, _ = answered(*deployment.words, "journal", "retry", "--all")
     assert code == 0 and out.count("applied") == 3
     assert deployment.items("list") == [b"a", b"b", b"c"]
-    assert command(*deployment.words, "journal", "retry", "--all")[1] == "no dead letters\n"
+    assert answered(*deployment.words, "journal", "retry", "--all")[1] == "no dead letters\n"
 
 
-def test_one_that_is_refused_again_stays_and_leaves_no_echo(deployment: Deployment, command: Command):
+def test_one_that_is_refused_again_stays_and_leaves_no_echo(deployment: Deployment, answered: Command):
     op_id = deployment.dead_append()
     for _ in range(2):
-        code, out, _ = command(*deployment.words, "journal", "retry", "--all")
+        code, out, _ = answered(*deployment.words, "journal", "retry", "--all")
         assert code == 1 and "still a dead letter: the key holds another type" in out
     deployment.engine.close(0)
-    _, told, _ = command(*deployment.words, "journal", "dead", "--json")
+    _, told, _ = answered(*deployment.words, "journal", "dead", "--json")
     assert [each["op_id"] for each in told["dead"]] == [op_id]
     assert not told["dead"][0]["reason"].startswith(UNSURE)
     assert sum(each.dead for each in deployment.journals()) == 1
 
 
 def test_with_the_server_away_it_is_journalled_and_goes_out_later(
-    proxied: tuple[Deployment, FaultProxy], command: Command
+    proxied: tuple[Deployment, FaultProxy], answered: Command
 ):
     deployment, proxy = proxied
     op_id = deployment.dead_append("list", b"late")
     deployment.unblock("list")
     deployment.engine.close()
     away(proxy)
-    code, told, _ = command(*deployment.words, "journal", "retry", op_id, "--json")
+    code, told, _ = answered(*deployment.words, "journal", "retry", op_id, "--json")
     assert code == 0
     assert told["retried"][0]["state"] == "journalled"
     assert sum(each.dead for each in deployment.journals()) == 0
@@ -272,14 +256,14 @@ def test_with_the_server_away_it_is_journalled_and_goes_out_later(
     assert eventually(lambda: deployment.items("list") == [b"late"])
 
 
-def test_what_cannot_be_read_stays(deployment: Deployment, command: Command):
+def test_what_cannot_be_read_stays(deployment: Deployment, answered: Command):
     op_id = deployment.dead_append()
     (journal,) = deployment.journals()
     with closing(sqlite3.connect(journal.path)) as database, database:
         database.execute("UPDATE outcomes SET write = x'80049520636f730a'")
-    code, out, _ = command(*deployment.words, "journal", "retry", op_id)
+    code, out, _ = answered(*deployment.words, "journal", "retry", op_id)
     assert code == 1 and "its write cannot be read" in out
-    _, told, _ = command(*deployment.words, "journal", "dead", "--json")
+    _, told, _ = answered(*deployment.words, "journal", "dead", "--json")
     assert [(each["op_id"], each["write"]) for each in told["dead"]] == [(op_id, "unreadable")]
 
 
@@ -298,7 +282,7 @@ main(sys.argv[1:])
 """
 
 
-def test_a_retry_that_was_killed_is_not_repeated_by_itself(deployment: Deployment, command: Command):
+def test_a_retry_that_was_killed_is_not_repeated_by_itself(deployment: Deployment, answered: Command):
     """Killed between the answer and taking it out: an append would be there twice."""
     op_id = deployment.dead_append("list", b"once")
     deployment.unblock("list")
@@ -306,17 +290,17 @@ def test_a_retry_that_was_killed_is_not_repeated_by_itself(deployment: Deploymen
         assert victim.line() == "handed in"
         victim.process.wait(20)
     assert deployment.items("list") == [b"once"]
-    code, told, _ = command(*deployment.words, "journal", "retry", "--all", "--json")
+    code, told, _ = answered(*deployment.words, "journal", "retry", "--all", "--json")
     assert (code, told) == (1, {"retried": [], "unsure": [op_id]})
     assert deployment.items("list") == [b"once"]
-    (letter,) = command(*deployment.words, "journal", "dead", "--json")[1]["dead"]
+    (letter,) = answered(*deployment.words, "journal", "dead", "--json")[1]["dead"]
     assert letter["reason"].startswith(UNSURE) and "another type" in letter["reason"]
-    code, _, _ = command(*deployment.words, "journal", "retry", op_id)  # whoever looked may say so
+    code, _, _ = answered(*deployment.words, "journal", "retry", op_id)  # whoever looked may say so
     assert code == 0
     assert deployment.items("list") == [b"once", b"once"]
 
 
-def test_ctrl_c_keeps_the_letter(fresh_server: Callable[..., Server], namespace: str, command: Command):
+def test_ctrl_c_keeps_the_letter(fresh_server: Callable[..., Server], namespace: str, answered: Command):
     server = fresh_server()
     deployment = Deployment(server.url, namespace, server)
     op_id = deployment.dead_append("list", b"kept")
@@ -324,30 +308,30 @@ def test_ctrl_c_keeps_the_letter(fresh_server: Callable[..., Server], namespace:
     server.pause()
     environment = {**os.environ, "REMANENCE_DEADLINE": "60", "REMANENCE_CLOSE_TIMEOUT": "0.1"}
     with started(*deployment.words, "journal", "retry", op_id, env=environment) as process:
-        marked = lambda: command(*deployment.words, "journal", "dead")[1].count("handed in again")  # noqa: E731
+        marked = lambda: answered(*deployment.words, "journal", "dead")[1].count("handed in again")  # noqa: E731
         assert eventually(marked)
         process.send_signal(signal.SIGINT)
         _, err = process.communicate(timeout=30)
     server.resume()
     assert process.returncode == 130
     assert b"Traceback" not in err and op_id.encode() in err
-    (letter,) = command(*deployment.words, "journal", "dead", "--json")[1]["dead"]
+    (letter,) = answered(*deployment.words, "journal", "dead", "--json")[1]["dead"]
     assert letter["op_id"] == op_id and letter["reason"].startswith(UNSURE)
 
 
-def test_two_commands_do_not_hand_in_the_same_letter(deployment: Deployment, command: Command):
+def test_two_commands_do_not_hand_in_the_same_letter(deployment: Deployment, answered: Command):
     op_id = deployment.dead_append("list", b"once")
     deployment.unblock("list")
     with alone(deployment.settings):
         for words in (("retry", op_id), ("discard", op_id, "--yes")):
-            code, _, err = command(*deployment.words, "journal", *words)
+            code, _, err = answered(*deployment.words, "journal", *words)
             assert code == 2 and "another command is at work" in err
     assert deployment.items("list") == []
-    assert command(*deployment.words, "journal", "retry", op_id)[0] == 0
+    assert answered(*deployment.words, "journal", "retry", op_id)[0] == 0
 
 
 def test_a_full_journal_leaves_the_letter_as_it_was(
-    proxied: tuple[Deployment, FaultProxy], command: Command, monkeypatch: pytest.MonkeyPatch
+    proxied: tuple[Deployment, FaultProxy], answered: Command, monkeypatch: pytest.MonkeyPatch
 ):
     deployment, proxy = proxied
     op_id = deployment.dead_append()
@@ -355,16 +339,16 @@ def test_a_full_journal_leaves_the_letter_as_it_was(
     deployment.write(Put("memory:x", b'{"value":1}'))
     deployment.engine.close(0)  # its journal, with one write pending, is what the command goes on with
     monkeypatch.setenv("REMANENCE_JOURNAL_ROWS", "1")
-    code, _, err = command(*deployment.words, "journal", "retry", op_id)
+    code, _, err = answered(*deployment.words, "journal", "retry", op_id)
     assert code == 1 and "journal" in err
-    (letter,) = command(*deployment.words, "journal", "dead", "--json")[1]["dead"]
+    (letter,) = answered(*deployment.words, "journal", "dead", "--json")[1]["dead"]
     assert not letter["reason"].startswith(UNSURE), "it was surely not taken"
 
 
 # --- discarding -----------------------------------------------------------------------------------
 
 
-def test_discarding_asks_first(deployment: Deployment, command: Command):
+def test_discarding_asks_first(deployment: Deployment, answered: Command):
     first, second = deployment.dead_append("a"), deployment.dead_append("b")
     for answer, code, left in (b"n\n", 1, {first, second}), (b"y\n", 0, {second}):
         master, slave = pty.openpty()
@@ -378,19 +362,19 @@ def test_discarding_asks_first(deployment: Deployment, command: Command):
         assert {each.op_id for each in deployment.engine.dead_letters()} == left
 
 
-def test_discarding_with_nobody_to_ask(deployment: Deployment, command: Command):
+def test_discarding_with_nobody_to_ask(deployment: Deployment, answered: Command):
     for key in "abc":
         deployment.dead_append(key)
     with started(*deployment.words, "journal", "discard", "--all", stdin=subprocess.DEVNULL) as process:
         _, err = process.communicate(timeout=30)
     assert process.returncode == 2 and b"--yes" in err
     assert deployment.engine.status().dead_letters == 3
-    code, told, _ = command(*deployment.words, "journal", "discard", "--all", "--yes", "--json")
+    code, told, _ = answered(*deployment.words, "journal", "discard", "--all", "--yes", "--json")
     assert code == 0 and len(told["discarded"]) == 3
     assert deployment.engine.status().dead_letters == 0
 
 
-def test_a_discarded_letter_is_no_key(proxied: tuple[Deployment, FaultProxy], command: Command):
+def test_a_discarded_letter_is_no_key(proxied: tuple[Deployment, FaultProxy], answered: Command):
     """Its row is still kept against a server that forgets, empty: reads must not take it for something stored."""
     deployment, proxy = proxied
     op_id = deployment.dead_append("list")
@@ -398,24 +382,24 @@ def test_a_discarded_letter_is_no_key(proxied: tuple[Deployment, FaultProxy], co
     away(proxy)
     scan = lambda: run(deployment.engine.gateway.scan("li"))[0]  # noqa: E731
     assert scan() == []
-    assert command(*deployment.words, "journal", "discard", op_id, "--yes")[0] == 0
+    assert answered(*deployment.words, "journal", "discard", op_id, "--yes")[0] == 0
     assert scan() == []
 
 
-def test_words_may_come_before_and_behind_options(deployment: Deployment, command: Command):
+def test_words_may_come_before_and_behind_options(deployment: Deployment, answered: Command):
     ids = [deployment.dead_append(key) for key in "abc"]
     words = ("journal", "--json", "discard", ids[0], "--yes", ids[1])
-    assert command(*deployment.words, *words)[:2] == (0, {"discarded": ids[:2]})
+    assert answered(*deployment.words, *words)[:2] == (0, {"discarded": ids[:2]})
 
 
-def test_an_operation_id_may_begin_with_a_dash(deployment: Deployment, command: Command):
+def test_an_operation_id_may_begin_with_a_dash(deployment: Deployment, answered: Command):
     deployment.dead_append()
     (journal,) = deployment.journals()
     dashed = "-BCDEFGHIJKLMNOPQRSTUw"
     with closing(sqlite3.connect(journal.path)) as database, database:
         database.execute("UPDATE outcomes SET op_id = ?", (dashed,))
     words = ("journal", "discard", dashed, "--yes", "--json")
-    assert command(*deployment.words, *words)[:2] == (0, {"discarded": [dashed]})
+    assert answered(*deployment.words, *words)[:2] == (0, {"discarded": [dashed]})
     assert guarded(["a", "--", dashed]) == ["a", "--", dashed]
     assert guarded(["stats", "--json"]) == ["stats", "--json"]
 
@@ -475,7 +459,9 @@ def test_the_owner_goes_on_undisturbed(server: Server, namespace: str):
 # --- export ---------------------------------------------------------------------------------------
 
 
-def test_an_export_holds_the_whole_writes_for_its_owner_alone(deployment: Deployment, command: Command, tmp_path: Path):
+def test_an_export_holds_the_whole_writes_for_its_owner_alone(
+    deployment: Deployment, answered: Command, tmp_path: Path
+):
     deployment.dead_append("list", b'{"content":"hi"}')
     deployment.block("memory:x")
     edit = Edit(("value",), "increment", b"[1]")
@@ -483,7 +469,7 @@ def test_an_export_holds_the_whole_writes_for_its_owner_alone(deployment: Deploy
     file = tmp_path / "dead.jsonl"
     old = os.umask(0)
     try:
-        code, told, _ = command(*deployment.words, "journal", "export", str(file), "--json")
+        code, told, _ = answered(*deployment.words, "journal", "export", str(file), "--json")
     finally:
         os.umask(old)
     assert (code, told["records"]) == (0, 2)
@@ -496,7 +482,7 @@ def test_an_export_holds_the_whole_writes_for_its_owner_alone(deployment: Deploy
     assert second["write"]["edits"] == [{"path": ["value"], "verb": "increment", "args": [1], "encoding": "json"}]
     assert second["write"]["ttl"] == "keep"
     assert deployment.engine.status().dead_letters == 2, "looking takes nothing out"
-    code, _, err = command(*deployment.words, "journal", "export", str(file))
+    code, _, err = answered(*deployment.words, "journal", "export", str(file))
     assert code == 2 and "exists" in err
 
 
@@ -529,16 +515,16 @@ def test_the_kind_of_a_write_is_told_by_its_first_bytes():
         assert kind_of(junk) == "unreadable"
 
 
-def test_the_doctor_names_the_commands(deployment: Deployment, command: Command):
+def test_the_doctor_names_the_commands(deployment: Deployment, answered: Command):
     deployment.dead_append()
-    _, told, _ = command(*deployment.words, "doctor", "--json")
+    _, told, _ = answered(*deployment.words, "doctor", "--json")
     (check,) = [each for each in told["checks"] if each["name"] == "journal"]
     assert check["state"] == "warn" and "1 dead letter(s)" in check["found"]
     assert "remanence journal dead" in check["advice"]
-    assert command(*deployment.words, "journal", "discard", "--all", "--yes")[0] == 0
+    assert answered(*deployment.words, "journal", "discard", "--all", "--yes")[0] == 0
     with Memory(url=deployment.settings.url, namespace=deployment.namespace, **QUICK) as memory:
         receipts = run(memory.engine.gateway.write([Put("memory:x", b'{"value":1}', base="other")], ack="store"))
         assert receipts[0].reason == "conflict"
-        _, told, _ = command(*deployment.words, "doctor", "--json")
+        _, told, _ = answered(*deployment.words, "doctor", "--json")
     advice = [each["advice"] for each in told["checks"] if each["name"] == "journal"]
     assert any("remanence conflicts" in each for each in advice)

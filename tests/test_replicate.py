@@ -24,13 +24,6 @@ from remanence.testing.servers import Server, available_servers
 from remanence.wire.keys import Keyspace
 
 
-@pytest.fixture(scope="module")
-def any_server() -> Iterator[Server]:
-    """One server, for what takes long and depends little on its kind."""
-    with Server() as made:
-        yield made
-
-
 @pytest.fixture
 def pair() -> Iterator[tuple[Server, Server]]:
     """Two servers of different kinds where there are, which keep what they acknowledged, to be killed."""

@@ -1,9 +1,10 @@
+import contextlib
 import shutil
+import socket
 import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
@@ -160,7 +161,10 @@ class TestLocale(StoreCase):
 
     def make_store(self) -> RedisStore:
         until = time.monotonic() + 10
-        while not Path(self.socket).exists() and time.monotonic() < until:
+        while time.monotonic() < until:
+            with socket.socket(socket.AF_UNIX) as probe, contextlib.suppress(OSError):
+                probe.connect(self.socket)  # the file is there before anybody listens
+                break
             time.sleep(0.01)
         address = Address(f"unix://{self.socket}?db=0", connect_timeout=5.0)
         return RedisStore(blocking_connect(address), BlockingRuntime(), Keyspace("x"))

@@ -23,13 +23,6 @@ from remanence.wire.keys import Keyspace
 Command = Callable[..., tuple[int, Any, str]]
 
 
-@pytest.fixture(scope="module")
-def any_server() -> Iterator[Server]:
-    """One server, for what takes long and depends little on its kind."""
-    with Server() as made:
-        yield made
-
-
 @pytest.fixture
 def command(capsysbinary: pytest.CaptureFixture[bytes]) -> Command:
     """Run a command in this process: (exit code, lines of stdout, of --json what they say, stderr)."""

@@ -60,13 +60,6 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(feeds, "BACKOFF", 0.1)
 
 
-@pytest.fixture(scope="module")
-def any_server() -> Iterator[Server]:
-    """For what concerns links and processes: the same with every kind of server."""
-    with Server() as server:
-        yield server
-
-
 # --- links ----------------------------------------------------------------------------------------
 
 
