@@ -127,13 +127,6 @@ def _live(view: View, late: Late, ttl: int) -> None:
     view.left = left if left > 0 else -1
 
 
-def base(ask: Ask, told: Told) -> View:
-    """The store's answer as a view, for folding. `told` is no exception."""
-    if told is None or isinstance(told, Record):
-        return View(ask.key, known=True, record=told, length=0)
-    raise TypeError("lists are combined by their positions")
-
-
 def window(start: int, stop: int, length: int, offset: int, items: Sequence[bytes]) -> list[bytes]:
     """Items `start` to `stop` (as LRANGE counts) of a list of `length`, of which `items` begin at `offset`."""
     first = start if start >= 0 else max(0, length + start)

@@ -110,8 +110,8 @@ class Mirror:
             return False
         try:
             await self._fetch_changed(batch, batch[-1].cursor)
-        except BaseException:
-            self.caught_up = False  # they are in the log behind the cursor still
+        except BaseException:  # cancelled too: what was taken from the queue is in the log behind the cursor still
+            self.caught_up = False
             raise
         with self._mutex:
             for change in batch:

@@ -38,10 +38,6 @@ class PartitionedStore:
         """How it waits and tells the time: the same for all."""
         return self.parts[0].runtime
 
-    def part_of(self, key: str) -> ResilientStore:
-        """Where a key lives."""
-        return self.parts[partition_of(key, len(self.parts))]
-
     async def write(
         self, writes: Sequence[Write], *, ack: Ack | None = None, deadline: float | None = None
     ) -> list[Receipt]:
