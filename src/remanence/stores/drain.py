@@ -111,9 +111,9 @@ class Drain:
     # --- handshake ------------------------------------------------------------------------------
 
     async def handshake(self, deadline: float, *, renew: bool = True) -> None:
-        """Open every lineage and compare; `renew` False only asks (heartbeat) within the session."""
-        self._recall()
-        if renew or not self._nonce:
+        """Open every lineage and compare; `renew` False only asks (heartbeat) within the session, if one is open."""
+        self.recall()
+        if renew or not self.opened:
             self._nonce = self._runtime.random_bytes(9).hex()
             self._settling.documents.clear()
         self.opened = False
@@ -245,7 +245,6 @@ class Drain:
 
     async def send(self, deadline: float) -> None:
         """Send the next batch. `opened` is False when it must begin anew."""
-        self._recall()
         with self._mutex:
             lineage = next((each for each in self.journal.lineages if each.pending), None)
             if lineage is None:
@@ -266,6 +265,7 @@ class Drain:
         where the store is not ready for just these writes at once. Should this process end before the commit,
         the store has a write that nobody was told of, and the next handshake finds its number taken.
         """
+        self.recall()
         journal, rows = self.journal, draft.rows
         if (
             not self.opened
@@ -286,18 +286,21 @@ class Drain:
             load = self._load(lineage, rows, resolve(intents, self._settling.documents, self._settings.value_bytes))
         else:
             load = self._load(lineage, rows, (), self._dating.fresh(lineage, rows))
-        self._recall()
         flight = self._flight = self._store.flight(load.batch, deadline)
         try:
             return load if flight is not None and flight.depart() else None
         except WorldError:
-            self._recall()
-            self.opened = False  # the next handshake finds out what came of it
+            self.recall()
             return None
 
-    def _recall(self) -> None:
-        """Drop a flight that its caller was kept from landing: only one caller at a time is inside."""
+    def recall(self) -> None:
+        """Drop a flight that its caller was kept from landing: the next handshake finds out what came of it.
+
+        For who is to send next, before anything else: under a session that a lost request still belongs to, the
+        number it took would be taken for another write's.
+        """
         if self._flight is not None:
+            self.opened = False
             self._flight.drop()
             self._flight = None
 
@@ -313,7 +316,7 @@ class Drain:
         self.opened = False
         if not journalled:
             self._dating.unsent(load.lineage, load.batch.first - 1)
-        self._recall()
+        self.recall()
 
     def _load(
         self, lineage: Lineage, rows: list[Row], resolutions: Sequence[Resolution], ops: Sequence[Op] = ()

@@ -44,6 +44,8 @@ class Journal:
         self._indexed = self._value("indexed", 0)
         self.outcomes_grew = True
         """Whether there may be more writes without effect than when they were counted last."""
+        self._uncounted = False
+        """Whether a commit failed or was interrupted: the file may have rows that are not counted here."""
         self.unreadable: list[Row] = []
         """Rows that were found unreadable and set aside, for whoever tells of it to take."""
         self.pending_bytes = self.measure()
@@ -140,10 +142,13 @@ class Journal:
                 self.commit(draft)
                 return draft.rows
             except AlreadyThere:
-                self._resume()  # another process wrote to this very file: go on behind it
+                continue  # another process wrote to this very file: the next draft goes on behind it
 
     def draft(self, entries: Sequence[tuple[str, int, Write]], wall: float, boot: float) -> Draft:
         """The rows that the next commit would make of writes (operation id, hlc, write) made at that moment."""
+        if self._uncounted:  # what the file has comes before these
+            self._uncounted = False
+            self._resume()
         active, total = self.lineages[-1], 0
         n = active.first + active.count - 1
         rows: list[Row] = []
@@ -163,6 +168,7 @@ class Journal:
             (row.n, row.op_id, row.hlc, row.write.key, data, row.wall, row.boot, is_blind(row.write))
             for row, data in zip(draft.rows, draft.encoded, strict=True)
         ]
+        self._uncounted = True
         if len(stored) == 1:
             self._database.change(INSERT, stored[0])
         else:
@@ -171,6 +177,7 @@ class Journal:
         self.lineages[-1].count += len(stored)
         self.pending_bytes += draft.size
         self.retained_bytes += draft.size
+        self._uncounted = False
 
     def _resume(self) -> None:
         last = self._database.run("SELECT coalesce(max(n), 0) FROM rows")[0][0]
@@ -336,13 +343,7 @@ class Journal:
             self._database.run("UPDATE lineages SET count = ?, acked = ? WHERE name = ?", (keep, keep, lineage.name))
             self._database.run(
                 "INSERT OR REPLACE INTO lineages (name, first, count, boot_id, print) VALUES (?, ?, ?, ?, ?)",
-                (
-                    name,
-                    successor.first,
-                    None if active else successor.count,
-                    successor.boot_id,
-                    successor.print,
-                ),
+                (name, successor.first, None if active else successor.count, successor.boot_id, successor.print),
             )
         lineage.count = lineage.acked = keep
         self.lineages.insert(self.lineages.index(lineage) + 1, successor)

@@ -146,7 +146,7 @@ class Keeper:
         if owner.take_lead(self):
             try:
                 limit = self._runtime.monotonic() + owner.settings.deadline
-                await owner.drain.handshake(limit, renew=not owner.drain.opened)
+                await owner.drain.handshake(limit, renew=False)
                 owner.contact.reached()
                 owner.contact.recovered(owner.journal.pending)
             except WorldError as error:

@@ -239,6 +239,7 @@ class ResilientStore:
                 if load is not None and attempt == 1:
                     await drain.land(load)
                 else:
+                    drain.recall()
                     if not drain.opened or drain.unsure:
                         await drain.handshake(deadline)
                     await drain.send(deadline)
