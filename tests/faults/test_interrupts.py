@@ -11,6 +11,7 @@ from remanence.stores import redis as redis_store
 from remanence.testing.oracle import QUICK, child, eventually, judge
 from remanence.testing.servers import Server
 from remanence.testing.simple import append, items_of
+from remanence.wire.sqlite import Database
 
 INTERRUPTED = """
 import json, linecache, sys, tempfile
@@ -140,3 +141,14 @@ def test_t60_interrupted_when_a_write_is_just_committed(
         gateway.pass_on(memory)
         append(memory, "w:3")
     assert items_of(server, namespace) == ["w:1", "w:2", "w:3"]
+
+
+def test_t60_interrupted_when_a_transaction_has_just_begun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """It is not left open, with all that is written later inside it."""
+    database = Database(str(tmp_path / "file"))
+    interrupted_after(monkeypatch, database, "run")
+    with pytest.raises(KeyboardInterrupt), database.transaction():
+        raise AssertionError("it must not come so far")
+    with database.transaction():
+        database.run("CREATE TABLE t (x)")
+    database.close()

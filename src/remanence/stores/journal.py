@@ -147,7 +147,6 @@ class Journal:
     def draft(self, entries: Sequence[tuple[str, int, Write]], wall: float, boot: float) -> Draft:
         """The rows that the next commit would make of writes (operation id, hlc, write) made at that moment."""
         if self._uncounted:  # what the file has comes before these
-            self._uncounted = False
             self._resume()
         active, total = self.lineages[-1], 0
         n = active.first + active.count - 1
@@ -180,9 +179,14 @@ class Journal:
         self._uncounted = False
 
     def _resume(self) -> None:
-        last = self._database.run("SELECT coalesce(max(n), 0) FROM rows")[0][0]
-        self.active.count = max(self.active.count, last - self.active.first + 1)
-        self.pending_bytes = self.measure()
+        try:
+            last = self._database.run("SELECT coalesce(max(n), 0) FROM rows")[0][0]
+            self.active.count = max(self.active.count, last - self.active.first + 1)
+            self.pending_bytes = self.measure()
+        except FileDamaged:
+            self._uncounted = False  # so that whoever commits next finds the damage, and goes on without this file
+            raise
+        self._uncounted = False
 
     def refresh(self) -> None:
         """Take in what another process did to this very file: rows it added, rows it forgot."""

@@ -116,8 +116,8 @@ class Database:
     @contextmanager
     def transaction(self) -> Iterator[None]:
         """BEGIN IMMEDIATE … COMMIT; rolled back whole when anything is raised."""
-        self.run("BEGIN IMMEDIATE")
         try:
+            self.run("BEGIN IMMEDIATE")  # in here: it may have begun, and then been interrupted
             yield
             self.run("COMMIT")
         except BaseException:
