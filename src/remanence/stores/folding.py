@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 
 import msgspec
 
-from remanence.model import ABSENT, Append, Delete, Patch, Put, Record, Touch, Write
+from remanence.model import ABSENT, Append, Delete, Forget, Patch, Put, Record, Touch, Write
 from remanence.protocols import Ask, Fetch, Length, Lifetime, Tail, Told
 from remanence.stores.edits import EditRejected
 from remanence.stores.known import Entry, Knowledge, ListTail, of_record
@@ -75,6 +75,8 @@ def _fold(view: View, late: Late) -> None:
         case Delete():
             if write.base is None or not view.known or write.base == _etag(view):
                 view.known, view.record, view.items, view.length = True, None, [], 0
+        case Forget():
+            view.known, view.record, view.items, view.length = True, None, [], 0
         case Append():
             _append(view, late, write)
         case Touch() if view.record is not None or view.items:

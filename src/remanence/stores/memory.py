@@ -20,14 +20,16 @@ from remanence.model import (
     Change,
     Changes,
     Cursor,
+    Erasure,
     Op,
     Outcome,
     Reached,
     Record,
+    Seen,
     Watermark,
 )
 from remanence.protocols import Ask, Fetch, Length, Lifetime, Tail, Told
-from remanence.stores.rules import LEAD, NOTHING, Mark, Stamp, admitted, follow, span
+from remanence.stores.rules import LEAD, NOTHING, RELAY, Mark, Stamp, admitted, behind, erase, follow, span
 from remanence.wire.codec import split, stamped
 
 Value = bytes | list[bytes]
@@ -44,13 +46,22 @@ class Snapshot(msgspec.Struct):
     log: deque[Change]
     logged: int = 0
     """Entries the log ever had."""
+    erasures: list[Erasure] = []
+    holders: dict[str, tuple[Seen, int]] = {}
 
     def copy(self) -> "Snapshot":
         """A state that shares nothing with this one that can change."""
         values = {key: _copied(value) for key, value in self.values.items()}
         return Snapshot(
-            values, self.ends.copy(), self.tombstones.copy(), self.marks.copy(), self.log.copy(), self.logged
-        )  # fmt: skip
+            values,
+            self.ends.copy(),
+            self.tombstones.copy(),
+            self.marks.copy(),
+            self.log.copy(),
+            self.logged,
+            self.erasures.copy(),
+            self.holders.copy(),
+        )
 
 
 def _copied(value: Value) -> Value:
@@ -164,6 +175,36 @@ class MemoryStore:
         """See `Store.replicated`: there are no replicas."""
         _, (reached,) = await self.read([], deadline, [lineage])
         return reached, 0
+
+    async def forget(self, erasure: Erasure, lineages: Sequence[str], deadline: float, *, live: bool) -> None:
+        """See `Store.forget`."""
+        with self.mutex:
+            shelf = self._at_now()
+            if all(each.op_id != erasure.op_id for each in shelf.state.erasures):
+                shelf.state.erasures.append(erasure)
+            for lineage, (mark, end) in shelf.state.marks.items():
+                if lineage not in lineages and not lineage.startswith(RELAY):
+                    shelf.state.marks[lineage] = mark.opened(""), end
+            for key in shelf.keys().copy():
+                if erasure.covers(key):
+                    erase(shelf, key, erasure, live=live)
+
+    async def erasures(self, holder: str, seen: Seen | None, deadline: float) -> tuple[list[Erasure], Seen]:
+        """See `Store.erasures`."""
+        with self.mutex:
+            shelf = self._at_now()
+            if seen is None:
+                shelf.state.holders.pop(holder, None)
+                return [], Seen()
+            if holder:
+                shelf.state.holders[holder] = seen, shelf.now + self._watermark_ttl
+            return behind(shelf.state.erasures, seen)
+
+    async def holders(self, deadline: float) -> Mapping[str, Seen]:
+        """See `Store.holders`."""
+        with self.mutex:
+            now = self._at_now().now
+            return {holder: seen for holder, (seen, end) in self._shelf.state.holders.items() if end > now}
 
     async def facts(self, deadline: float) -> Mapping[str, str]:
         """See `Store.facts`."""

@@ -27,9 +27,11 @@ from remanence.model import (
     Batch,
     Blank,
     Delete,
+    Erasure,
     Op,
     Outcome,
     Put,
+    Seen,
     Touch,
     Watermark,
 )
@@ -41,6 +43,11 @@ LEAD: Final = 5_000_000
 """Microseconds that a writer's clock may run ahead of the store's."""
 MOVED: Final = "moved"
 """What `judge` calls a merge whose base has moved on. Never a result: the batch ends before it."""
+
+
+RELAY: Final = "relay-"
+"""What the lineages of relays begin with: they have no journal that could bring anything back, and no erasure ends
+their sessions."""
 
 
 class Mark(msgspec.Struct, frozen=True):
@@ -152,6 +159,24 @@ class Shelf(Protocol):
 
     def announce(self, lineage: str, seq: int, op: Op, result: str) -> None:
         """Add an entry to the change log."""
+
+
+def erase(shelf: Shelf, key: str, erasure: Erasure, *, live: bool) -> None:
+    """Remove what an erasure covers, and tell of it as of a delete. See `Store.forget` for `live`."""
+    stamp = shelf.stamp(key)
+    hlc = stamp[1] if stamp else 0
+    if stamp == NOTHING or (hlc > erasure.hlc and not live):
+        return
+    shelf.remove(key)
+    shelf.bury(key, (erasure.op_id, max(hlc, erasure.hlc)))
+    shelf.announce("", 0, Op(erasure.op_id, erasure.hlc, Delete(key)), OK)
+
+
+def behind(erasures: Sequence[Erasure], seen: Seen) -> tuple[list[Erasure], Seen]:
+    """Those behind a place in the list of all, and the place behind them."""
+    number = len(erasures)
+    known = 0 < seen.number <= number and erasures[seen.number - 1].op_id == seen.op_id
+    return list(erasures[seen.number if known else 0 :]), Seen(number, erasures[-1].op_id) if number else Seen()
 
 
 def follow(batch: Batch, mark: Mark, shelf: Shelf, latest: int) -> tuple[Outcome, Mark]:

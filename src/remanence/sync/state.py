@@ -6,9 +6,10 @@ from typing import Any, Unpack
 from remanence.engine import shared_blocking
 from remanence.errors import InvalidKey, Rejected
 from remanence.faces.bound import is_same, plain
+from remanence.faces.editor import Editor
 from remanence.faces.live import wrap
 from remanence.faces.moves import Moves
-from remanence.faces.state import Editor, State, named, value_of
+from remanence.faces.state import State, named, value_of
 from remanence.runtime.blocking import run
 from remanence.settings import Options, Settings
 from remanence.stores.edits import EditRejected
@@ -59,6 +60,7 @@ class Memory(Opened[State]):
     increment = blocking(State.increment)
     compare_and_set = blocking(State.compare_and_set)
     update = blocking(State.update)
+    forget = blocking(State.forget)
     ttl = blocking(State.ttl)
     expire = blocking(State.expire)
     keys = blocking(State.keys)
@@ -173,7 +175,7 @@ class SharedRoot:
 
 
 class BlockingEditor:
-    """See `remanence.faces.state.Editor`."""
+    """See `remanence.faces.editor.Editor`."""
 
     def __init__(self, editor: Editor) -> None:
         self._face = editor
