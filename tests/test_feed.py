@@ -16,8 +16,8 @@ from remanence.faces.watching import Watcher, call
 from remanence.feed import feed as feeds
 from remanence.feed.feed import COUNT, Feed
 from remanence.feed.subscription import QUEUE, Subscription, coalesced
-from remanence.feed.trail import REMEMBERED, TOLD, Trail, notice_of
-from remanence.feed.watch import Watch, may_meet, parsed, place
+from remanence.feed.trail import REMEMBERED, TOLD, Trail, notice_of, place
+from remanence.feed.watch import Watch, may_meet, parsed
 from remanence.model import BEGINNING, RESYNC, Batch, Change, Changes, Cursor, Delete, Notice, Op, Wanted
 from remanence.protocols import Runtime
 from remanence.runtime.asynchronous import AsyncRuntime
@@ -688,12 +688,16 @@ def test_what_a_resync_covers_is_not_told_behind_it(play: Play):
         watch = world.watch(since="9/abc")
         assert await watch.ready(LONG)
 
-        async def latest(deadline: float) -> Cursor:  # somebody writes, and the feed hears of it first
-            world.store.send(put(2))
-            await world.until(lambda: world.feed._cursor == world.store.end())
-            return world.store.end()
+        changes = world.store.changes
 
-        world.store.latest = latest  # type: ignore[method-assign]
+        async def late(after: Cursor, *rest: Any) -> Changes:  # somebody writes, and the feed hears of it first
+            found = await changes(after, *rest)
+            if after.op_id == "abc":
+                world.store.send(put(2))
+                await world.until(lambda: world.feed.reached() == world.store.end())
+            return found
+
+        world.store.changes = late  # type: ignore[method-assign]
         (found,) = await take(watch, 1)
         assert found.kind == RESYNC and found.cursor == Cursor("2", op_id(2))
         assert await quiet(watch)
@@ -762,14 +766,84 @@ def test_t43_a_server_promoted_without_its_last_entries(play: Play):
         assert ids(await take(b, 2)) == ["3", "5"] and ids(await take(x, 1)) == ["1"]
         world.store.restore(older)
         found = await take(every, 2)
-        assert told(found) == [("b", RESYNC), ("c", RESYNC)] and {each.cursor for each in found} == {common}
-        assert told(await take(b, 1)) == [("b", RESYNC)]
+        assert told(found) == [("b", RESYNC), ("c", RESYNC)] and found[1].cursor == common
+        (only,) = await take(b, 1)
+        assert told([only]) == [("b", RESYNC)] and only.cursor == common
         assert world.of(events.Resynced) == [events.Resynced(2)]
         world.store.send(put(6, "d"), put(3, "b", live=False), put(4, "c", live=False), put(5, "b", live=False))
         assert ids(await take(every, 4)) == ["6", "3", "4", "5"]
         assert ids(await take(b, 2)) == ["3", "5"]
         for each in (every, b, x):
             assert await quiet(each)
+
+    play(scene)
+
+
+def test_who_goes_on_from_the_midst_of_a_resync_is_told_of_it_again(play: Play):
+    async def scene(world: World) -> None:
+        watch = await world.begun()
+        world.store.send(put(1, "a"))
+        older = world.store.snapshot()
+        world.store.send(put(2, "b"), put(3, "c"))
+        await take(watch, 3)
+        world.store.restore(older)
+        await take(watch, 1)
+        midst = watch.cursor
+        await take(watch, 1)
+        for since, again in ((midst, [("", RESYNC)]), (watch.cursor, [])):
+            other = world.watch(since=since)
+            assert told(await take(other, len(again))) == again and await quiet(other)
+            other.close()
+
+    play(scene)
+
+
+def test_who_goes_on_before_the_first_resync_is_told_of_it_all_the_same(play: Play):
+    """The server was away when it began to listen: what changed until it was back, nobody knows."""
+
+    async def scene(world: World) -> None:
+        world.store.send(put(1))
+        world.store.away = AWAY
+        first = world.watch()
+        assert not await first.ready(SHORT)
+        world.store.send(put(2))
+        world.store.away = None
+        assert await first.ready(LONG)
+        unheard = first.cursor
+        first.close()
+        assert told(await take(world.watch(since=unheard), 1)) == [("", RESYNC)]
+
+    play(scene)
+
+
+def test_the_past_is_told_as_far_as_the_feed_has_read_it(play: Play):
+    """What vanished behind that, the feed could not tell."""
+
+    async def scene(world: World) -> None:
+        every = await world.begun()
+        world.store.send(put(1, "a"))
+        assert ids(await take(every, 1)) == ["1"]
+        older = world.store.snapshot()
+        changes, slow = world.store.changes, True
+
+        async def lagging(after: Cursor, count: int, wait: float, deadline: float) -> Changes:
+            while slow and wait:  # the feed's own reading
+                await world.runtime.sleep(0.005)
+            return await changes(after, count, wait, deadline)
+
+        world.store.changes = lagging  # type: ignore[method-assign]
+        await world.runtime.sleep(SHORT)
+        world.store.send(put(2, "b"), put(3, "c"))
+        other = world.watch(since="/")
+        assert told(await take(other, 1)) == [("a", "put")] and await quiet(other)
+        ahead = world.watch(since=f"3/{op_id(3)}")
+        assert await quiet(ahead)
+        slow = False
+        assert ids(await take(every, 2)) == ids(await take(other, 2)) == ["2", "3"]
+        assert await quiet(ahead), "it was told of them by another"
+        world.store.restore(older)
+        for each in (every, other, ahead):
+            assert told(await take(each, 2)) == [("b", RESYNC), ("c", RESYNC)]
 
     play(scene)
 

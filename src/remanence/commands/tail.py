@@ -12,8 +12,8 @@ from rich.text import Text
 from remanence.commands.journal import at_least_one
 from remanence.commands.output import Output, opened, options_of
 from remanence.errors import InvalidArgument, WorldError
-from remanence.feed.trail import Trail, is_change
-from remanence.feed.watch import parsed, place
+from remanence.feed.trail import Trail, is_change, place
+from remanence.feed.watch import parsed
 from remanence.model import BEGINNING, Change, Changes, Cursor
 from remanence.protocols import Gateway, Store
 from remanence.runtime.blocking import run as driven

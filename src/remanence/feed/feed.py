@@ -12,8 +12,8 @@ from collections.abc import Callable, Sequence
 from remanence import events
 from remanence.errors import Misconfigured, RemanenceError, WorldError
 from remanence.feed.subscription import Subscription
-from remanence.feed.trail import Trail, notice_of
-from remanence.model import RESYNC, Change, Changes, Cursor, Notice
+from remanence.feed.trail import Trail, in_one, notice_of, up_to
+from remanence.model import BEGINNING, RESYNC, Change, Changes, Cursor, Notice
 from remanence.protocols import Runtime, Store, Task
 
 COUNT = 500
@@ -26,7 +26,6 @@ POLL = 0.005
 """Seconds between two looks at a store that cannot be waited for."""
 BACKOFF = 2.0
 """Seconds between two attempts at a server that is away, at most."""
-
 Heard = Callable[[Sequence[Change]], None]
 Doubt = Callable[[], None]
 
@@ -98,6 +97,16 @@ class Feed:
     async def page(self, after: Cursor) -> Changes:
         """Some of the log behind a cursor, for who wants to hear of the past. Raises `WorldError`."""
         return await self._store.changes(after, COUNT, 0.0, self._runtime.monotonic() + SLACK)
+
+    async def past(self, after: Cursor) -> Changes:
+        """As `page`, but only what this feed has read, too: of the rest it could not tell that it vanished."""
+        page = await self.page(after)
+        return up_to(page, after, self.reached())
+
+    def reached(self) -> Cursor:
+        """Up to where this feed has read; the beginning where it reads no more."""
+        with self.mutex:
+            return self._cursor or BEGINNING
 
     async def end(self) -> Cursor:
         """The end of the log now. Raises `WorldError`."""
@@ -197,7 +206,7 @@ class Feed:
             for each in found:
                 boxes.setdefault(each, []).append(notice)
         for each, box in boxes.items():
-            each.offer(box)
+            each.offer(in_one(box) if box[0].kind == RESYNC else box)
 
     # --- a log that is another than it was -------------------------------------------------------
 

@@ -3,6 +3,7 @@
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 
+from remanence.feed.trail import midst
 from remanence.model import RESYNC, Cursor, Notice, Wanted
 from remanence.protocols import Runtime
 
@@ -40,8 +41,8 @@ class Subscription:
         with self._mutex:
             if source in self.starts:
                 return
-            self.starts[source] = cursor
             doubtful = doubtful or self._late
+            self.starts[source] = midst(cursor) if doubtful else cursor
         if doubtful:
             self.offer([Notice("", RESYNC, cursor, "", source)])
         self._begun.set()

@@ -3,10 +3,12 @@
 from collections import OrderedDict, deque
 from collections.abc import Sequence
 
-from remanence.model import EXPIRED, OK, Change, Notice
+from remanence.model import BEGINNING, EXPIRED, OK, Change, Changes, Cursor, Notice
 
 REMEMBERED = 256
 """Entries to look back through for one that the log still has."""
+MIDST = "resync"
+"""An operation id that no log has."""
 TOLD = 10_000
 """Operations that are known to have been told of: more than a server may send again out of order."""
 
@@ -61,3 +63,27 @@ def notice_of(entry: Change, source: int) -> Notice | None:
         return None
     kind = "delete" if entry.result == EXPIRED else entry.kind
     return Notice(entry.key, kind, entry.cursor, entry.op_id, source)
+
+
+def place(cursor: Cursor) -> tuple[int, ...]:
+    """A cursor's position as what can be compared: positions of one log are a number, or two with a dash, that grow."""
+    return tuple(int(number) for number in cursor.position.split("-")) if cursor.position else ()
+
+
+def up_to(page: Changes, after: Cursor, reached: Cursor) -> Changes:
+    """Of a page behind `after`, what is not behind `reached`."""
+    entries = [each for each in page.entries if place(each.cursor) <= place(reached)]
+    if len(entries) == len(page.entries):
+        return page
+    return Changes(entries, entries[-1].cursor if entries else after, page.whole)
+
+
+def midst(cursor: Cursor) -> Cursor:
+    """Where somebody stands who was not told of a whole resync yet: who goes on from there is told of one again."""
+    return cursor if cursor == BEGINNING else Cursor(cursor.position, MIDST)  # from the beginning on, all is told
+
+
+def in_one(resync: Sequence[Notice]) -> list[Notice]:
+    """The notices of one resync, of which only the last one says that all was told."""
+    *before, last = resync
+    return [*(Notice(each.key, each.kind, midst(each.cursor), each.op_id, each.source) for each in before), last]

@@ -8,11 +8,13 @@ from typing import Final
 from remanence.errors import InvalidArgument, RemanenceError
 from remanence.feed.feed import COUNT, Feed
 from remanence.feed.subscription import Subscription, left_of, limit_of
-from remanence.feed.trail import notice_of
+from remanence.feed.trail import notice_of, place
 from remanence.model import BEGINNING, RESYNC, Cursor, Notice, Wanted
 from remanence.protocols import Runtime
 
 _CURSOR: Final = re.compile(r"((?:\d{1,20}(?:-\d{1,20})?)?)/([\w-]*)", re.ASCII)
+LAGGING = 0.02
+"""Seconds between two looks at whether a feed has read as far as a cursor."""
 _NUMBERS: Final = 1 << 64
 """Those in a position are below it."""
 
@@ -34,6 +36,8 @@ class Watch:
         self._past: deque[Notice] = deque()
         self._passed: dict[int, tuple[int, ...]] = {}
         """Up to where the past was read: what a feed tells of that is told already."""
+        self._ahead: dict[int, dict[str, str]] = {}
+        """The operations, and their keys, that were read in the past while the feed told already."""
         self._live = Subscription(wanted, runtime, deaf=self._behind)
         for feed in feeds:
             feed.join(self._live)
@@ -72,13 +76,16 @@ class Watch:
                 return notice
 
     def _is_told(self, notice: Notice) -> bool:
-        passed = self._passed.get(notice.source)
-        if passed is None:
+        ahead = self._ahead.get(notice.source, {})
+        if notice.kind == RESYNC:  # its log is another than it was, which the past may have been read from already
+            self._passed.pop(notice.source, None)
+            for op_id in [each for each, key in ahead.items() if notice.key in ("", key)]:
+                del ahead[op_id]
             return False
-        if notice.kind != RESYNC and place(notice.cursor) <= passed:
+        if place(notice.cursor) <= self._passed.get(notice.source, ()):
             return True
-        del self._passed[notice.source]  # it comes in order, or its log is another than the one that was read
-        return False
+        self._passed.pop(notice.source, None)  # it comes in order
+        return ahead.pop(notice.op_id, "") != ""
 
     # --- the past -------------------------------------------------------------------------------
 
@@ -89,42 +96,56 @@ class Watch:
             return False
         try:
             while self._behind and not self._past and not self.closed:
-                await self._read_on(next(iter(self._behind)))
+                if not await self._read_on(next(iter(self._behind))) and not await self._pause(limit):
+                    return False
         except RemanenceError:
             if not self.closed:
                 raise
         return not self.closed
 
-    async def _read_on(self, number: int) -> None:
+    async def _pause(self, limit: float | None) -> bool:
+        """Wait a moment; False past the time."""
+        left = left_of(self._runtime, limit)
+        await self._runtime.sleep(LAGGING if left is None else min(LAGGING, left))
+        return left is None or left > 0
+
+    async def _read_on(self, number: int) -> bool:
+        """Read what is there of a feed's past; False where the feed itself has not read as far as that begins."""
         if number in self._untried and not may_meet(self._behind[number], self._live.starts[number]):
-            await self._give_up(number)
+            self._give_up(number)
         elif not await self._page(number) and number in self._behind:
+            if place(self._feeds[number].reached()) < place(self._behind[number]):
+                return False
             self._live.listen(number)
+            self._ahead.setdefault(number, {})  # it may be there from a reading that failed
             while await self._page(number):  # at once: what is new waits meanwhile, and there is not room for all
                 pass
             if number in self._behind:
                 self._passed[number] = place(self._behind.pop(number))
+        return True
 
     async def _page(self, number: int) -> bool:
         """Read one page of the past; whether there is more."""
-        page = await self._feeds[number].page(self._behind[number])
+        page = await self._feeds[number].past(self._behind[number])
         if not page.whole:
-            await self._give_up(number)
+            self._give_up(number)
             return False
         self._untried.discard(number)
         found = [notice for each in page.entries if (notice := notice_of(each, number)) is not None]
         self._past.extend(notice for notice in found if self._wanted.matches(notice.key))
+        if number in self._ahead:
+            self._ahead[number].update((each.op_id, each.key) for each in found)
         self._behind[number] = page.cursor
         if not self._past:
             self._heard[number] = page.cursor
         return len(page.entries) >= COUNT
 
-    async def _give_up(self, number: int) -> None:
+    def _give_up(self, number: int) -> None:
         """The log does not have the cursor any more: all may have changed since."""
         self._live.listen(number)
-        end = await self._feeds[number].end()
-        self._past.append(Notice("", RESYNC, end, "", number))
-        self._passed[number] = place(end)
+        reached = self._feeds[number].reached()
+        self._past.append(Notice("", RESYNC, reached, "", number))
+        self._passed[number] = place(reached)
         del self._behind[number]
 
     def failed(self, error: str) -> None:
@@ -148,11 +169,6 @@ def parsed(text: str, count: int) -> list[Cursor]:
     if not len(cursors) == len(found) == count or any(n >= _NUMBERS for each in cursors for n in place(each)):
         raise InvalidArgument("since must be the cursor of an earlier watch of the same place")
     return cursors
-
-
-def place(cursor: Cursor) -> tuple[int, ...]:
-    """A cursor's position as what can be compared: positions of one log are a number, or two with a dash, that grow."""
-    return tuple(int(number) for number in cursor.position.split("-")) if cursor.position else ()
 
 
 def may_meet(cursor: Cursor, other: Cursor) -> bool:
