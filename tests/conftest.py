@@ -22,6 +22,8 @@ from remanence.testing.servers import (  # noqa: E402 - after the rewriting it m
 hypothesis.settings.register_profile("project", deadline=None, print_blob=True)  # machines differ in speed
 hypothesis.settings.load_profile("project")
 
+CAMPAIGN = "campaign"
+"""Under this name a test's report has its row of the table."""
 SETTINGS = ("REDIS_", "REMANENCE_", "MEMORY_BACKEND", "KEY_PREFIX", "SESSION_TTL")
 
 
@@ -88,6 +90,29 @@ def any_server() -> Iterator[Server]:
     """A server of some kind, for what takes long and depends little on which."""
     with Server() as server:
         yield server
+
+
+@pytest.fixture
+def campaign(request: pytest.FixtureRequest, record_property: Callable[[str, object], None]) -> Callable[..., None]:
+    """Note a long test's result for the table at the end: what was injected, and counts, of which the last three
+    should be 0.
+    """
+
+    def note(injected: str, writes: int, lost: int = 0, doubled: int = 0, disordered: int = 0) -> None:
+        record_property(CAMPAIGN, [request.node.name, injected, writes, lost, doubled, disordered])
+
+    return note
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """The table of the long tests, as it stands in docs/topologies.md."""
+    reports = [each for kind in ("passed", "failed") for each in terminalreporter.getreports(kind)]
+    rows = [value for each in reports for name, value in each.user_properties if name == CAMPAIGN]
+    if not rows:
+        return
+    terminalreporter.section("campaigns")
+    for row in (["what", "faults injected", "writes", "lost", "duplicated", "out of order"], ["---"] * 6, *rows):
+        terminalreporter.write_line(f"| {' | '.join(map(str, row))} |")
 
 
 @pytest.fixture

@@ -18,6 +18,7 @@ import msgspec
 import pytest
 
 from remanence.errors import DeadlineExceeded, JournalFull
+from remanence.feed import feed
 from remanence.feed.feed import Feed
 from remanence.model import OK, REFUSED, Append, Batch, Put
 from remanence.protocols import Tail
@@ -25,6 +26,7 @@ from remanence.runtime.simulated import Deadlock, SimulatedMachine, SimulatedRun
 from remanence.settings import Settings
 from remanence.stores import clock, dating, drain, journal, keeper, memory, pruning, resolve, rows, rules, settling
 from remanence.stores.memory import MemoryStore
+from remanence.stores.partitioned import PartitionedStore
 from remanence.stores.reader import Reader
 from remanence.stores.resilient import ResilientStore
 from remanence.stores.rows import Lineage, Row
@@ -32,16 +34,18 @@ from remanence.stores.vouching import Vouching
 from remanence.testing.disk import VFS, Dead, Disk, Holder
 from remanence.testing.simulator import world
 from remanence.testing.simulator.__main__ import main
-from remanence.testing.simulator.histories import Report, plan, play
+from remanence.testing.simulator.histories import Plan, Report, divided, plan, play, play_divided
 from remanence.testing.simulator.world import Process, World
 from remanence.wire import sqlite
 from remanence.wire.sqlite import FileDamaged
 
 
-def hunt(kinds: str, seeds: int, chosen: dict[str, Any], settings: dict[str, Any]) -> Report | None:
+def hunt(
+    kinds: str, seeds: int, chosen: dict[str, Any], settings: dict[str, Any], planned: Callable[..., Plan] = plan
+) -> Report | None:
     """The first history with these faults that goes wrong."""
     for seed in range(seeds):
-        made = plan(seed, kinds.split(", ") if kinds else [])
+        made = planned(seed, kinds.split(", ") if kinds else [])
         made = msgspec.structs.replace(made, settings={**made.settings, **settings}, **chosen)
         report = play(seed, made)
         if report.violations:
@@ -66,13 +70,33 @@ def test_histories_that_went_wrong_once(seed: int, reads: str):
     assert not report.violations, report.violations
 
 
+@pytest.mark.parametrize("first", range(0, 80, 40))
+def test_no_history_with_several_partitions_and_listeners_violates_an_invariant(first: int):
+    broken = [report for seed in range(first, first + 40) if (report := play_divided(seed)).violations]
+    assert not broken, "\n".join(f"seed {report.seed}: {report.violations[0]}" for report in broken)
+
+
+@pytest.mark.parametrize("seed", [55, 130, 180, 247, 297, 704, 820, 942, 1102, 4337])
+def test_histories_with_several_partitions_that_went_wrong_once(seed: int):
+    assert not play_divided(seed).violations
+
+
 @pytest.mark.soak
-def test_no_history_violates_an_invariant_long():
-    assert main(["--seeds", "100000", "--from", "1000"]) == 0
+@pytest.mark.timeout(7200)
+@pytest.mark.parametrize(("mode", "seeds"), [((), 100_000), (("--divided",), 20_000)], ids=["one", "several"])
+def test_t41_long(mode: tuple[str, ...], seeds: int, capsys: pytest.CaptureFixture[str], campaign: Callable[..., None]):
+    code = main(["--seeds", str(seeds), "--from", "1000", "--json", *mode])
+    told = msgspec.json.decode(capsys.readouterr().out)
+    injected = f"{told['histories']} histories, {sum(told['faults'].values())} faults"
+    campaign(injected, told["writes"], told["lost"], told["duplicated"], told["out_of_order"])
+    assert code == 0, told["broken"][:5]
 
 
 def test_a_seed_is_the_same_history_anywhere():
-    script = "from remanence.testing.simulator.histories import play; print([play(s) for s in (11, 12, 15)])"
+    script = (
+        "from remanence.testing.simulator.histories import play, play_divided;"
+        "print([play(s) for s in (11, 12, 15)], play_divided(4))"
+    )
     told = {
         subprocess.run(
             [sys.executable, "-c", script], env={"PYTHONHASHSEED": n, "PYTHONPATH": ":".join(sys.path)},
@@ -80,7 +104,7 @@ def test_a_seed_is_the_same_history_anywhere():
         ).stdout
         for n in ("1", "2")
     }  # fmt: skip
-    assert told == {f"{[play(seed) for seed in (11, 12, 15)]}\n"}
+    assert told == {f"{[play(seed) for seed in (11, 12, 15)]} {play_divided(4)}\n"}
 
 
 def test_histories_hold_what_they_are_to_prove():
@@ -319,6 +343,35 @@ def test_the_simulator_notices_when(name: str, monkeypatch: pytest.MonkeyPatch):
     mutant = MUTANTS[name]
     mutant.apply(monkeypatch)
     found = hunt(mutant.kinds, mutant.seeds, mutant.plan, mutant.settings)
+    assert found is not None, "no history went wrong: what is this safeguard for?"
+
+
+async def where_there_is_a_server(self: PartitionedStore, writes: Any, **options: Any) -> Any:
+    there = [part for part in self.parts if part.contact.available] or self.parts
+    apart = PartitionedStore.__new__(PartitionedStore)
+    apart.__dict__.update({**self.__dict__, "parts": there})
+    return await REAL_WRITE(apart, writes, **options)
+
+
+REAL_WRITE = PartitionedStore.write
+DIVIDED = {
+    "a key goes where there is a server": Mutant(
+        replaced(PartitionedStore, "write", where_there_is_a_server), "restart"
+    ),
+    "journals of all partitions lie together": Mutant(replaced(world, "folder", lambda *_: ""), "kill"),
+    "all partitions have the same number": Mutant(replaced(Feed, "number", property(lambda _: 0, nothing)), ""),
+    "a log of another past is followed on": Mutant(replaced(Feed, "_resync", followed_on), "failover, empty"),
+    "a resync that was told in part is forgotten": Mutant(
+        replaced(feed, "in_one", list), "failover, empty, restart", seeds=300
+    ),
+}
+
+
+@pytest.mark.parametrize("name", DIVIDED)
+def test_the_simulator_with_several_partitions_notices_when(name: str, monkeypatch: pytest.MonkeyPatch):
+    mutant = DIVIDED[name]
+    mutant.apply(monkeypatch)
+    found = hunt(mutant.kinds, mutant.seeds, mutant.plan, mutant.settings, divided)
     assert found is not None, "no history went wrong: what is this safeguard for?"
 
 
@@ -567,7 +620,7 @@ def test_the_scene_ends_well_unless(name: str, safe: bool, stage: World, monkeyp
     if not safe:
         mutate(monkeypatch)
     stage.simulation.run(story(stage))
-    stage.oracle.finish(stage.network.store)
+    stage.oracle.finish()
     assert bool(stage.oracle.violations) is not safe, stage.oracle.violations
     assert stage.network.store.dump()["list0"]
 

@@ -334,13 +334,9 @@ def storm(faults: dict[str, Callable[[], None]], whole: Callable[[], Any], chanc
     return ", ".join(f"{count} {name}" for name, count in counts.items())
 
 
-def table(kind: str, injected: str, written: int) -> None:
-    print(f"\n{kind}: {injected}; {written} writes, 0 lost, 0 doubled, 0 out of order")
-
-
 @pytest.mark.soak
 @pytest.mark.timeout(1200)
-def test_t19_long(cluster: Cluster, namespace: str, tmp_path: Path):
+def test_t19_long(cluster: Cluster, namespace: str, tmp_path: Path, campaign: Callable[..., None]):
     chance = random.Random()
     faults = {
         each.__name__: partial(each, cluster, namespace, chance) for each in (slot_moved, primary_killed, primary_hung)
@@ -350,12 +346,12 @@ def test_t19_long(cluster: Cluster, namespace: str, tmp_path: Path):
         written = sum(scene.written())
         scene.stop()
         scene.exact(cluster.client, 8)
-        table("cluster", injected, written)
+        campaign(injected, written)
 
 
 @pytest.mark.soak
 @pytest.mark.timeout(1200)
-def test_t18_long(watched: Watched, namespace: str, tmp_path: Path):
+def test_t18_long(watched: Watched, namespace: str, tmp_path: Path, campaign: Callable[..., None]):
     chance = random.Random()
 
     def killed_and_started() -> None:
@@ -380,7 +376,7 @@ def test_t18_long(watched: Watched, namespace: str, tmp_path: Path):
         written = sum(scene.written())
         scene.stop()
         scene.exact(lambda: watched.primary.client(), 1)
-        table("Sentinel", injected, written)
+        campaign(injected, written)
 
 
 @pytest.mark.soak

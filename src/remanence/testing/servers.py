@@ -166,6 +166,11 @@ class Server:
     last, as on its command line. Nothing else ever uses this server: there is no need to flush it.
     """
 
+    host = HOST
+    """Where it listens."""
+    launcher: Sequence[str] = ()
+    """What the server's command is given to, so that it runs elsewhere. It must keep the process id."""
+
     def __init__(
         self,
         kind: str | None = None,
@@ -204,12 +209,12 @@ class Server:
     @property
     def url(self) -> str:
         """The address, with the password if there is one."""
-        return self.url_at(self.port)
+        return self.url_at(self.port, self.host)
 
-    def url_at(self, port: int) -> str:
+    def url_at(self, port: int, host: str = HOST) -> str:
         """The address as it is through something that listens on `port` instead."""
         login = f":{self.password}@" if self.password else ""
-        return f"{'rediss' if self.tls else 'redis'}://{login}{HOST}:{port}/0"
+        return f"{'rediss' if self.tls else 'redis'}://{login}{host}:{port}/0"
 
     @property
     def unix_url(self) -> str:
@@ -237,7 +242,7 @@ class Server:
 
     def client(self, **options: Any) -> "redis.Redis":
         """A plain client that waits one second at most and never retries. The caller closes it."""
-        given: dict[str, Any] = {"host": HOST, "port": self.port, "protocol": 2}
+        given: dict[str, Any] = {"host": self.host, "port": self.port, "protocol": 2}
         given |= {"socket_timeout": 1.0, "socket_connect_timeout": 1.0}
         if self.tls:
             given |= {"ssl": True, "ssl_ca_certs": str(self.tls.ca)}
@@ -329,7 +334,7 @@ class Server:
         self.close()
 
     def __repr__(self) -> str:
-        return f"<Server {self.kind} on {HOST}:{self.port}{'' if self.running else ', not running'}>"
+        return f"<Server {self.kind} on {self.host}:{self.port}{'' if self.running else ', not running'}>"
 
     # --- inside
 
@@ -366,7 +371,7 @@ class Server:
         self.data_folder.mkdir(exist_ok=True)
         with self._log.open("wb") as log:
             self._holdings.process = subprocess.Popen(
-                [self.binary, *self._arguments()],
+                [*self.launcher, self.binary, *self._arguments()],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -375,7 +380,7 @@ class Server:
             )
 
     def _arguments(self) -> list[str]:
-        arguments = ["--bind", HOST, "--dir", str(self.data_folder), "--enable-debug-command", "local"]
+        arguments = ["--bind", self.host, "--dir", str(self.data_folder), "--enable-debug-command", "local"]
         arguments += self._options
         if self.socket_path:
             arguments += ["--unixsocket", self.socket_path, "--unixsocketperm", "700"]

@@ -1,4 +1,4 @@
-"""`python -m remanence.testing.simulator --seeds N [--from S] [--jobs J] [--json]`: play histories and judge them."""
+"""`python -m remanence.testing.simulator --seeds N [--from S] [--jobs J] [--divided] [--json]`: play and judge."""
 
 import argparse
 import json
@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from typing import Any
 
-from remanence.testing.simulator.histories import Report, plan, play
+from remanence.testing.simulator.histories import Report, plan, play, play_divided
 
 CHUNK = 50
 """Seeds that a worker plays between two reports."""
@@ -54,13 +54,14 @@ class Tally:
         }
 
 
-def histories(first: int, count: int, jobs: int) -> Iterator[Report]:
-    """Play `count` seeds from `first` on, in `jobs` processes."""
+def histories(first: int, count: int, jobs: int, *, divided: bool = False) -> Iterator[Report]:
+    """Play `count` seeds from `first` on, in `jobs` processes; with several partitions where `divided`."""
+    work = play_divided if divided else play
     if jobs <= 1:
-        yield from map(play, range(first, first + count))
+        yield from map(work, range(first, first + count))
         return
     with ProcessPoolExecutor(jobs) as pool:
-        yield from pool.map(play, range(first, first + count), chunksize=CHUNK)
+        yield from pool.map(work, range(first, first + count), chunksize=CHUNK)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -69,13 +70,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seeds", type=int, default=1000, help="how many histories")
     parser.add_argument("--from", type=int, default=0, dest="first", help="the first seed")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes to play in")
+    parser.add_argument("--divided", action="store_true", help="several partitions, and listeners")
     parser.add_argument("--json", action="store_true", help="one JSON object instead of text")
     options = parser.parse_args(arguments)
     tally = Tally()
-    for report in histories(options.first, options.seeds, options.jobs):
+    for report in histories(options.first, options.seeds, options.jobs, divided=options.divided):
         tally.add(report)
         if report.violations and not options.json:
-            _show(report)
+            _show(report, divided=options.divided)
     told = tally.summary()
     if options.json:
         broken = [{"seed": report.seed, "violations": report.violations} for report in tally.broken]
@@ -85,13 +87,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 1 if tally.broken else 0
 
 
-def _show(report: Report) -> None:
+def _show(report: Report, *, divided: bool) -> None:
     """What went wrong, and how to see it again."""
     _say(f"seed {report.seed}: {len(report.violations)} violation(s)")
     for text in report.violations[:5]:
         _say(f"  {text}")
     _say(f"  faults: {', '.join(plan(report.seed).kinds)}")
-    _say(f"  replay: python -m remanence.testing.simulator --seeds 1 --from {report.seed} --jobs 1")
+    mode = " --divided" if divided else ""
+    _say(f"  replay: python -m remanence.testing.simulator --seeds 1 --from {report.seed} --jobs 1{mode}")
 
 
 def _summarise(told: dict[str, Any]) -> None:

@@ -3,8 +3,8 @@
 from collections.abc import Callable, Coroutine
 from typing import Any, Final
 
-from remanence.testing.simulator.network import FATES, loading, out_of_memory
-from remanence.testing.simulator.world import Machine, Process, World
+from remanence.testing.simulator.network import FATES, Network, loading, out_of_memory
+from remanence.testing.simulator.world import Machine, Process, World, folder_of
 
 Fault = Callable[["Nemesis"], Coroutine[Any, Any, None]]
 
@@ -25,7 +25,9 @@ class Nemesis:
         self._faults = [kind for kind in kinds if kind in FAULTS]
         for fate in FATES:
             if fate in kinds:
-                world.network.weather[fate] = self.chance.choice((0.02, 0.08, 0.2))
+                share = self.chance.choice((0.02, 0.08, 0.2))
+                for network in world.networks:
+                    network.weather[fate] = share
 
     async def run(self, strikes: int, pace: float) -> None:
         """Strike, with `pace` seconds between, more or less."""
@@ -38,11 +40,12 @@ class Nemesis:
             self.world.simulation.spawn(f"fault {kind}", FAULTS[kind](self))
 
     async def watch(self) -> None:
-        """Remember the server from time to time, for it to fall back to."""
+        """Remember the servers from time to time, for them to fall back to."""
         while not self.stopped:
             await self.world.simulation.sleep(self.chance.random() ** 3)  # also moments between two messages
-            if self.world.network.up:
-                self.world.network.snapshot()
+            for network in self.world.networks:
+                if network.up:
+                    network.snapshot()
 
     async def pause(self, least: float, most: float) -> None:
         """Let some time pass."""
@@ -57,6 +60,11 @@ class Nemesis:
         """Any."""
         return self.chance.choice(self.world.machines)
 
+    def server(self) -> Network:
+        """Any."""
+        servers = self.world.networks
+        return self.chance.choice(servers) if len(servers) > 1 else servers[0]
+
     async def restart(self, machine: Machine) -> None:
         """Start a process on a machine after a while."""
         await self.pause(0.0, 3.0)
@@ -65,10 +73,10 @@ class Nemesis:
     def heal(self) -> None:
         """No more faults."""
         self.stopped = True
-        network = self.world.network
-        network.weather.clear()
-        network.partitioned.clear()
-        network.up, network.refusal = True, None
+        for network in self.world.networks:
+            network.weather.clear()
+            network.partitioned.clear()
+            network.up, network.refusal = True, None
         for machine in self.world.machines:
             machine.disk.full = False
 
@@ -105,37 +113,42 @@ async def power(nemesis: Nemesis) -> None:
 
 
 async def partition(nemesis: Nemesis) -> None:
-    """A machine cannot reach the server."""
-    name, partitioned = nemesis.machine().name, nemesis.world.network.partitioned
+    """A machine cannot reach a server."""
+    name, partitioned = nemesis.machine().name, nemesis.server().partitioned
     partitioned[name] = nemesis.chance.random() < 0.5
     await nemesis.pause(0.1, 6.0)
     partitioned.pop(name, None)
 
 
 async def restart_server(nemesis: Nemesis) -> None:
-    """The server is away for a while and comes back with everything."""
-    network = nemesis.world.network
+    """A server is away for a while and comes back with everything."""
+    await _restart(nemesis, nemesis.server())
+
+
+async def _restart(nemesis: Nemesis, network: Network) -> None:
     network.up = False
     await nemesis.pause(0.0, 3.0)
     network.up = True
 
 
 async def empty_server(nemesis: Nemesis) -> None:
-    """The server comes back with nothing."""
-    await restart_server(nemesis)
-    nemesis.world.network.forget(everything=True)
+    """A server comes back with nothing."""
+    network = nemesis.server()
+    await _restart(nemesis, network)
+    network.forget(everything=True)
 
 
 async def failover(nemesis: Nemesis) -> None:
     """An older replica takes over, at once or after a while."""
+    network = nemesis.server()
     if nemesis.chance.random() < 0.5:
-        await restart_server(nemesis)
-    nemesis.world.network.forget(everything=False)
+        await _restart(nemesis, network)
+    network.forget(everything=False)
 
 
 async def refuse(nemesis: Nemesis) -> None:
-    """The server takes no writes."""
-    network = nemesis.world.network
+    """A server takes no writes."""
+    network = nemesis.server()
     network.refusal = nemesis.chance.choice((out_of_memory, loading))
     await nemesis.pause(0.05, 3.0)
     network.refusal = None
@@ -163,7 +176,7 @@ async def close(nemesis: Nemesis) -> None:
         return
 
     async def leave() -> None:
-        await process.store.close()
+        await process.gateway.close()
         process.ended()
 
     process.runtime.spawn("close", leave)
@@ -188,10 +201,10 @@ async def clone(nemesis: Nemesis) -> None:
     if not nemesis.backups:
         return
     nemesis.world.oracle.copied = True
-    _, _, content = nemesis.chance.choice(nemesis.backups)
+    _, original, content = nemesis.chance.choice(nemesis.backups)
     machine = nemesis.machine()
     nemesis.copies += 1
-    name = f"copy{nemesis.copies}.journal"
+    name = f"{folder_of(original)}copy{nemesis.copies}.journal"
     machine.disk.restore(name, content, same_inode=False)
     nemesis.revive(machine)
 

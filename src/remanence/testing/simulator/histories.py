@@ -7,22 +7,19 @@ from typing import Any
 
 import msgspec
 
-from remanence.errors import Closed, JournalFull, RemanenceError, Unavailable
-from remanence.model import ABSENT, Append, Delete, Edit, Patch, Put, Reading, Receipt, Record, Write
-from remanence.protocols import Fetch, Tail
-from remanence.runtime.simulated import Cancelled, Deadlock
+from remanence.errors import RemanenceError, Unavailable
+from remanence.model import Put, Reading, Record
+from remanence.protocols import Fetch, Tail, Told
+from remanence.runtime.simulated import Deadlock
 from remanence.settings import Settings
 from remanence.stores.vouching import KEPT_SECONDS
-from remanence.testing.simulator.deeds import tokens
+from remanence.testing.simulator.callers import CANCEL, DEADLINE, Caller, tokens_read
 from remanence.testing.simulator.faults import FAULTS, Nemesis
+from remanence.testing.simulator.listeners import Listener
 from remanence.testing.simulator.network import FATES
 from remanence.testing.simulator.world import Machine, Process, World
-from remanence.wire import codec
 from remanence.wire.sqlite import FileDamaged
 
-CANCEL = "cancel"
-"""The fault that callers make themselves: they lose patience, at any await."""
-DEADLINE = 1.0
 PATIENCE = 60.0
 """Simulated seconds within which everything must have settled once the faults are over."""
 
@@ -40,6 +37,9 @@ class Plan(msgspec.Struct, frozen=True):
     kinds: tuple[str, ...]
     skews: bool
     checkpoint_pages: int
+    partitions: int = 1
+    listening: bool = False
+    """Whether each process has a listener, too."""
 
 
 class Report(msgspec.Struct, frozen=True):
@@ -90,6 +90,17 @@ def plan(seed: int, kinds: Sequence[str] | None = None) -> Plan:
     )
 
 
+def divided(seed: int, kinds: Sequence[str] | None = None) -> Plan:
+    """As `plan`, with several partitions, whose servers fail one by one, and with listeners."""
+    chance = random.Random(seed ^ 0xD171DED)
+    return msgspec.structs.replace(plan(seed, kinds), partitions=chance.choice((2, 2, 3)), listening=True)
+
+
+def play_divided(seed: int) -> Report:
+    """Run one history with several partitions to its end and judge it."""
+    return play(seed, divided(seed))
+
+
 def play(seed: int, chosen: Plan | None = None) -> Report:
     """Run one history to its end and judge it."""
     history = History(seed, chosen or plan(seed))
@@ -111,7 +122,9 @@ class History:
             chosen.machines,
             skews=chosen.skews,
             checkpoint_pages=chosen.checkpoint_pages,
+            partitions=chosen.partitions,
         )
+        self.listeners: list[Listener] = []
         self.oracle = self.world.oracle
         if "slow" in chosen.kinds:  # the first answer a process hears may have taken as long as it waits
             self.oracle.slack += DEADLINE / 2
@@ -133,7 +146,7 @@ class History:
             len(self.oracle.deeds),
             self.world.simulation.steps,
             self.world.simulation.now,
-            dict(self.world.network.injected),
+            dict(sum((network.injected for network in self.world.networks), Counter())),
             dict(self.oracle.counts),
         )
 
@@ -148,7 +161,7 @@ class History:
         self.nemesis.heal()
         await self._settle()
         if not self.oracle.violations:
-            self.oracle.finish(self.world.network.store)
+            self.oracle.finish()
             await self._calm()
             await self._converged()
             await self._offline()
@@ -164,6 +177,9 @@ class History:
             for n in range(self.plan.callers):
                 caller = Caller(self, process, random.Random(self.chance.random()))
                 process.runtime.spawn(f"caller {n}", caller.run)
+            if self.plan.listening:
+                self.listeners.append(Listener(process, random.Random(self.chance.random())))
+                process.runtime.spawn("listener", self.listeners[-1].run)
 
     # --- healing
 
@@ -171,7 +187,8 @@ class History:
         """With nothing in the way, everything must reach the server soon."""
         simulation = self.world.simulation
         limit = simulation.now + PATIENCE
-        await simulation.sleep(max(3.0, self.world.network.latest - simulation.now + 0.1))
+        latest = max(network.latest for network in self.world.networks)
+        await simulation.sleep(max(3.0, latest - simulation.now + 0.1))
         beats = simulation.now + 2 * self.world.settings.heartbeat + 6.0  # also time to find what others left
         while simulation.now < beats or self._unsettled():
             if self.oracle.violations:
@@ -185,18 +202,20 @@ class History:
     def _tend(self) -> None:
         """On each machine some process must be there to send what others left."""
         for machine in self.world.machines:
-            if all(process.store.closed for process in machine.processes):
+            if all(process.closed for process in machine.processes):
                 machine.start()
             for process in machine.processes:
-                if not process.store.closed:
-                    process.store.keeper.start()
+                for part in process.parts:
+                    if not part.closed:
+                        part.keeper.start()
 
     def _unsettled(self) -> str:
         """What is still on its way, "" for nothing."""
         for process in self.world.processes:
-            for drain in [process.store.drain, *process.store.adopted]:
-                if drain.journal.pending and not process.store.closed:
-                    return f"{process.name} has {drain.journal.pending} writes pending in {drain.journal.path}"
+            for part in process.parts:
+                for drain in [part.drain, *part.adopted]:
+                    if drain.journal.pending and not part.closed:
+                        return f"{process.name} has {drain.journal.pending} writes pending in {drain.journal.path}"
         for machine in self.world.machines:
             free = [name for name in machine.journals() if name not in machine.locks]
             if free:
@@ -206,44 +225,58 @@ class History:
     async def _calm(self) -> None:
         """On a good day a write is applied at once."""
         simulation = self.world.simulation
+        names = ["calm"] if self.plan.partitions == 1 else [f"calm{n}" for n in range(8)]
         for process in self.world.processes:
-            if process.store.closed:
+            if process.closed:
                 continue
             started = simulation.now
             try:
-                await process.store.write([Put("calm", b'{"value":1}')], ack="store")
+                await process.gateway.write([Put(name, b'{"value":1}') for name in names], ack="store")
             except RemanenceError as error:
                 self.oracle.violated(f"{process.name} cannot write on a good day: {error}")
             if simulation.now - started > 0.5:
                 self.oracle.violated(f"a write took {simulation.now - started:.3f} s on a good day")
 
     async def _converged(self) -> None:
-        """When all is quiet, what is answered from near is what the store has."""
+        """When all is quiet, what is answered from near is what the store has, and listeners were told of all."""
+        if self.world.settings.reads == "fresh" and not self.plan.listening:
+            return
+        # a feed that lost its link is back by then; what a server forgot behind a proxy is asked anew much later
+        hidden = any(network.hidden for network in self.world.networks)
+        await self.world.simulation.sleep(KEPT_SECONDS + 1.0 if hidden else 4.0)
+        for listener in self.listeners:
+            listener.finish()
         if self.world.settings.reads == "fresh":
             return
-        store = self.world.network.store
-        # a feed that lost its link is back by then; what a server forgot behind a proxy is asked anew much later
-        await self.world.simulation.sleep(KEPT_SECONDS + 1.0 if self.world.network.hidden else 4.0)
         asks: list[Tail | Fetch] = [Tail("list0"), Fetch("doc0"), Fetch("doc1"), Fetch("reg0"), Fetch("reg1")]
         for process in self.world.processes:
-            for ask in asks * 2 if not process.store.closed else ():
-                (reading,) = await process.store.read([ask])
-                (told,), _ = await store.read([ask], 0.0)
+            for ask in asks * 2 if not process.closed else ():
+                (reading,) = await process.gateway.read([ask])
+                told = await self._stored(ask)
                 self.oracle.counts[f"{reading.source} reads"] += 1
                 if _content(reading.value) != _content(told):
                     self.oracle.violated(
                         f"{process.name} reads another {ask.key} ({reading.source}) than the store has"
                     )
 
+    async def _stored(self, ask: Tail | Fetch) -> Told:
+        """What the server that has a key has of it; what any has where none has it."""
+        told: Told = None
+        for network in self.world.networks:
+            (told,), _ = await network.store.read([ask], 0.0)
+            if told:
+                break
+        return told
+
     async def _offline(self) -> None:
         """Cut off, a process answers from what it knows, and knows nothing twice."""
-        for machine in self.world.machines:
-            self.world.network.partitioned[machine.name] = False
+        for network in self.world.networks:
+            network.partitioned.update({machine.name: False for machine in self.world.machines})
         asks: list[Tail | Fetch] = [Tail("list0"), Tail("list1"), Fetch("doc0"), Fetch("doc1")]
         for process in self.world.processes:
-            for ask in asks if not process.store.closed else ():
+            for ask in asks if not process.closed else ():
                 try:
-                    (reading,) = await process.store.read([ask])
+                    (reading,) = await process.gateway.read([ask])
                 except (Unavailable, FileDamaged):
                     continue
                 self.check_reading(process, ask.key, reading)
@@ -261,139 +294,3 @@ class History:
 def _content(told: Any) -> Any:
     """An answer without its clock, which a writer knows as it sent it."""
     return (told.body, told.etag) if isinstance(told, Record) else told
-
-
-class Caller:
-    """A part of a process that writes and reads, and checks what it is told."""
-
-    def __init__(self, history: History, process: Process, chance: random.Random) -> None:
-        self._history = history
-        self._process = process
-        self._store = process.store
-        self._chance = chance
-        self._oracle = history.oracle
-        self._simulation = history.world.simulation
-
-    async def run(self) -> None:
-        """Call and pause, until the faults are over or all is said."""
-        for _ in range(self._history.plan.calls):
-            if self._history.nemesis.stopped or self._store.closed or self._oracle.violations:
-                return
-            try:
-                await self._call()
-            except Closed:
-                return
-            await self._simulation.sleep(self._chance.choice((0.0, 0.01, 0.1, 1.5)) * self._chance.random())
-
-    async def _call(self) -> None:
-        started = self._simulation.now
-        try:
-            await self._chance.choice((self._write, self._write, self._write, self._read, self._replace))()
-        except (JournalFull, Unavailable):
-            self._oracle.counts["refused"] += 1
-        except FileDamaged:
-            assert self._oracle.damaged, "nobody touched a file"
-        took = self._simulation.now - started
-        if took > DEADLINE * 2 + 0.1:
-            self._oracle.violated(f"a call of {self._process.name} took {took:.3f} s")
-
-    async def _write(self) -> None:
-        writes = [self._some_write() for _ in range(self._chance.choice((1, 1, 1, 2, 4)))]
-        await self._send(writes)
-
-    async def _send(self, writes: Sequence[Write]) -> list[Receipt]:
-        ack = self._chance.choice((None, None, "journal", "store"))
-        started = self._simulation.now
-        if CANCEL in self._history.plan.kinds and self._chance.random() < 0.2:
-            receipts = await self._impatient(writes)
-        else:
-            receipts = await self._store.write(writes, ack=ack)  # type: ignore[arg-type]
-        calm = self._history.plan.kinds == (CANCEL,)
-        if self._simulation.now - started > (0.2 if calm else DEADLINE + 0.1):
-            self._oracle.violated(f"a write took {self._simulation.now - started:.3f} s")
-        if self._process.alive:
-            self._oracle.told(receipts)
-        return receipts
-
-    async def _impatient(self, writes: Sequence[Write]) -> list[Receipt]:
-        """Write, and be cancelled meanwhile as a task of asyncio may be: what became of it is then unknown."""
-        self._history.world.network.injected[CANCEL] += 1
-        task = self._simulation.spawn("impatient", self._store.write(writes), self._process.runtime)
-        task.awaited = True
-        await self._simulation.sleep(self._chance.choice((0.0, 0.001, 0.004)) * self._chance.random())
-        task.cancel()
-        await task.join(None)
-        if task.error is not None and not isinstance(task.error, Cancelled):
-            raise task.error
-        return task.result or []
-
-    def _some_write(self) -> Write:
-        """Any write; each carries a token that no other has."""
-        self._history.tokens += 1
-        token = f"t{self._history.tokens}"
-        n = self._chance.randrange(2)
-        body = b'{"value":"%s"}' % token.encode()
-        match self._chance.randrange(10):
-            case 9:
-                return Patch(f"reg{n}", (Edit(("value",), "append", b'["%s"]' % token.encode()),))  # not a list
-            case 0 | 1:
-                return Append(f"list{n}", (token.encode(),))
-            case 2 | 3 | 4:
-                return _patch(f"doc{n}", token)
-            case 5:
-                return Delete(f"reg{n}")
-            case 6:
-                return Put(f"ttl{n}", body, ttl=self._chance.choice((5_000, 60_000)))
-            case _:
-                return Put(f"reg{n}", body)
-
-    async def _replace(self) -> None:
-        """Read, then write if nobody else did meanwhile."""
-        key = f"cas{self._chance.randrange(2)}"
-        (reading,) = await self._store.read([Fetch(key)])
-        etag = reading.value.etag if isinstance(reading.value, Record) else ABSENT
-        self._history.tokens += 1
-        await self._send([Put(key, b'{"value":"t%d"}' % self._history.tokens, base=etag)])
-
-    async def _read(self) -> None:
-        """Write, then read it back: whatever happens, the process sees its own writes."""
-        write = self._some_write()
-        receipts = await self._send([write])
-        if write.key.startswith(("reg", "ttl")) or not receipts or not receipts[0].op_id:
-            return
-        forgot = self._oracle.forgets
-        ask = Tail(write.key) if isinstance(write, Append) else Fetch(write.key)
-        (reading,) = await self._store.read([ask])
-        deed = self._oracle.deeds[receipts[0].op_id]
-        (token,) = tokens(deed.write)
-        self._history.check_reading(self._process, write.key, reading)
-        if forgot != self._oracle.forgets or self._forgetful():
-            return
-        count = tokens_read(reading).count(token)
-        if count != 1:
-            self._oracle.violated(
-                f"{self._process.name} wrote {token} to {write.key} and reads it {count} times ({reading.source})"
-            )
-
-    def _forgetful(self) -> bool:
-        """Whether the server has ever forgotten writes, or a file been changed behind our back."""
-        return bool(self._oracle.forgets or self._oracle.damaged or self._oracle.rolled_back)
-
-
-def _patch(key: str, token: str) -> Patch:
-    edits = (
-        Edit(("value", "tokens"), "append", b'["%s"]' % token.encode()),
-        Edit(("value", "count"), "add", b"[1]"),
-    )
-    return Patch(key, edits, default=b'{"value":{"tokens":[],"count":0}}')
-
-
-def tokens_read(reading: Reading[Any]) -> list[str]:
-    """What a list or a document was read to hold."""
-    value = reading.value
-    if isinstance(value, list):
-        return [item.decode() for item in value]
-    if value is None:
-        return []
-    found: list[str] = codec.decode(value.body, value.key)["value"]["tokens"]
-    return found

@@ -1,4 +1,4 @@
-"""What must hold at every moment of a history and at its end (I1–I10, I12 and I15 of the protocol).
+"""What must hold at every moment of a history and at its end (I1–I10, I12, I13 and I15 of the protocol).
 
 The oracle knows what no part of the system knows: each write with the true time at which it was made,
 every state the server was in, and what each process was told. It never influences what happens.
@@ -20,6 +20,7 @@ from remanence.testing.simulator.deeds import Deed, Moment, WatchedJournal, data
 from remanence.wire import codec
 
 if TYPE_CHECKING:
+    from remanence.testing.simulator.network import Network
     from remanence.testing.simulator.world import Machine, Process
 
 LIVE_SECONDS = 2.0
@@ -31,6 +32,8 @@ class Oracle:
 
     def __init__(self, simulation: Simulation, settings: Settings) -> None:
         self.violations: list[str] = []
+        self.servers: list[Network] = []
+        """One for each partition."""
         self.deeds: dict[str, Deed] = {}
         self.results: dict[str, str] = {}
         """By op_id: what the log of the server as it is now says."""
@@ -61,6 +64,7 @@ class Oracle:
         self._given_up: dict[tuple[int, str], int] = {}
         self._passed: list[tuple[str, int, int]] = []
         self._newest: dict[str, Deed] = {}
+        self._homes: dict[str, MemoryStore] = {}
         self.forgets = 0
         """How often the server forgot something."""
 
@@ -191,13 +195,13 @@ class Oracle:
             self.sent[op.op_id] += 1
             self._live[op.op_id] = op.live
 
-    def forgotten(self, before: dict[str, int], after: dict[str, int], store: MemoryStore) -> None:
-        """The server is as it was some time ago."""
+    def forgotten(self, before: dict[str, int], after: dict[str, int]) -> None:
+        """A server is as it was some time ago; what it had of each lineage before and has after that."""
         self._ran.clear()
         self.forgets += 1
         self.results.clear()
         self._newest.clear()
-        for change in store.log():
+        for change in self.logged():
             self._note(change)
         for journal in self._open:
             if not journal.process.alive:
@@ -206,6 +210,10 @@ class Oracle:
                 left = after.get(lineage.name, 0)
                 if left < before.get(lineage.name, 0) and left < lineage.acked:
                     self._owed[id(journal), lineage.name] = lineage.acked
+
+    def logged(self) -> list[Change]:
+        """The logs of all servers, one after the other."""
+        return [change for server in self.servers for change in server.store.log()]
 
     def ran(self, lineage: str) -> None:
         """The server answered a request about a lineage."""
@@ -227,6 +235,8 @@ class Oracle:
         if late:
             self._owed = {key: acked for key, acked in self._owed.items() if key[1] != lineage or acked > seq}
         for change in changes:
+            if self._homes.setdefault(change.key, store) is not store:
+                self.violated(f"{change.key} is written to a partition that is not its own")
             self._judge(change, late=late)
             self._note(change)
         last = {change.key: change for change in changes if change.result in (OK, EXPIRED)}
@@ -310,11 +320,11 @@ class Oracle:
 
     # --- the end
 
-    def finish(self, store: MemoryStore) -> None:
+    def finish(self) -> None:
         """Everything has settled: judge what is stored."""
         if self.damaged:
             return
-        log = store.log()
+        log = self.logged()
         place = {change.op_id: at for at, change in enumerate(log)}
         for deed in self.deeds.values():
             if deed.op_id not in place and not deed.lost and not self._reported(deed):
@@ -327,8 +337,9 @@ class Oracle:
             if order != sorted(order) and not self.copied:
                 self.violated(f"writes of {path} are applied out of order")
         self._check_conditions(log)
-        for key, value in store.dump().items():
-            self._check_tokens(key, value)
+        for server in self.servers:
+            for key, value in server.store.dump().items():
+                self._check_tokens(key, value)
 
     def _reported(self, deed: Deed) -> bool:
         """Whether some process said that this was lost, or everything before what it said was."""

@@ -9,8 +9,10 @@ from collections import Counter, deque
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any, TypeVar
 
+from msgspec.structs import replace
+
 from remanence.errors import DeadlineExceeded, ServerFull, Unavailable, WorldError
-from remanence.model import Batch, Changes, Cursor, Erasure, Outcome, Reached, Seen, Watermark
+from remanence.model import BEGINNING, Batch, Changes, Cursor, Erasure, Outcome, Reached, Seen, Watermark
 from remanence.protocols import Ask, Told
 from remanence.runtime.blocking import run
 from remanence.runtime.simulated import EPOCH, SimulatedTask, Simulation
@@ -26,11 +28,12 @@ FATES = ("request lost", "reply lost", "late", "twice", "slow")
 
 
 class Network:
-    """The server, its health, and the way to it."""
+    """A server, its health, and the way to it."""
 
     def __init__(self, simulation: Simulation, oracle: Oracle, chance: random.Random, settings: Settings) -> None:
         self.simulation = simulation
         self.oracle = oracle
+        oracle.servers.append(self)
         self.chance = chance
         self.skew = 0.0
         """Seconds that the server's clock is wrong."""
@@ -52,6 +55,8 @@ class Network:
         self.hidden = False
         """Whether it forgot something without closing a connection."""
         self.snapshots: deque[Snapshot] = deque(maxlen=12)
+        self._ages = [0]
+        """How many entries the log had when each age of the server began."""
 
     def _clock(self) -> float:
         return EPOCH + self.simulation.now + self.skew
@@ -76,8 +81,31 @@ class Network:
             for _ in range(back):
                 self.snapshots.pop()  # what came later is forgotten for good
             self.store.restore(self.snapshots[-1])
+        self._ages = [min(begun, self.store.logged) for begun in self._ages] + [self.store.logged]
         after = {lineage: mark.seq for lineage, (mark, _) in self.store.snapshot().marks.items()}
-        self.oracle.forgotten(before, after, self.store)
+        self.oracle.forgotten(before, after)
+
+    def outside(self, position: str) -> str:
+        """A position of the model's log as the server tells it: one that was forgotten does not come again.
+
+        A real server's positions begin with its clock's milliseconds, so that the same is true there.
+        """
+        age = max(age for age, begun in enumerate(self._ages) if begun < int(position))
+        return f"{age}-{position}"
+
+    def inside(self, cursor: Cursor) -> Cursor:
+        """The model's own cursor; of a position that was forgotten one that it does not have."""
+        if cursor == BEGINNING:
+            return cursor
+        position = cursor.position.partition("-")[2]
+        there = int(position) <= self.store.logged and self.outside(position) == cursor.position
+        return Cursor(position, cursor.op_id if there else "")
+
+    def is_end(self, cursor: Cursor) -> bool:
+        """Whether a cursor is at the end of the log."""
+        if not self.store.logged:
+            return cursor == BEGINNING
+        return cursor.position == self.outside(str(self.store.logged))
 
     def execute(self, request: Request[T], *, late: bool = False) -> T:
         """Let the server carry out a request now."""
@@ -171,14 +199,25 @@ class Link:
 
     async def changes(self, after: Cursor, count: int, wait: float, deadline: float) -> Changes:
         """See `Store.changes`."""
-        until = self.simulation.now + wait
-        while self.simulation.now < until and str(self._network.store.logged) == (after.position or "0"):
+        network, until = self._network, self.simulation.now + wait
+        while self.simulation.now < until and network.is_end(after):
             await self.simulation.sleep(min(0.05, until - self.simulation.now))
-        return await self._ask(lambda store: store.changes(after, count, wait, deadline), deadline)
+
+        async def request(store: MemoryStore) -> Changes:
+            page = await store.changes(network.inside(after), count, wait, deadline)
+            entries = [replace(each, position=network.outside(each.position)) for each in page.entries]
+            return Changes(entries, entries[-1].cursor if entries else after, page.whole)
+
+        return await self._ask(request, deadline)
 
     async def latest(self, deadline: float) -> Cursor:
         """See `Store.latest`."""
-        return await self._ask(lambda store: store.latest(deadline), deadline)
+
+        async def request(store: MemoryStore) -> Cursor:
+            end = await store.latest(deadline)
+            return end if end == BEGINNING else Cursor(self._network.outside(end.position), end.op_id)
+
+        return await self._ask(request, deadline)
 
     async def replicated(self, lineage: str, replicas: int, wait: float, deadline: float) -> tuple[Reached, int]:
         """See `Store.replicated`."""

@@ -3,6 +3,7 @@
 import contextlib
 import random
 from collections.abc import Iterator
+from typing import NoReturn
 
 from remanence import events
 from remanence.errors import CorruptRecord, JournalFull, RemanenceError
@@ -10,12 +11,15 @@ from remanence.runtime.simulated import SimulatedMachine, SimulatedRuntime, Simu
 from remanence.settings import Settings
 from remanence.stores.journal import Journal
 from remanence.stores.mirror_file import MirrorFile
+from remanence.stores.partitioned import PartitionedStore
 from remanence.stores.resilient import ResilientStore
+from remanence.stores.routes import Agreement
 from remanence.stores.shelf import Shelf
 from remanence.testing.disk import VFS, Dead, Disk, Holder
 from remanence.testing.simulator.deeds import WatchedJournal
 from remanence.testing.simulator.invariants import Oracle
 from remanence.testing.simulator.network import Link, Network
+from remanence.wire.keys import Keyspace
 from remanence.wire.sqlite import Database, FileDamaged
 
 
@@ -30,14 +34,18 @@ class World:
         *,
         skews: bool = False,
         checkpoint_pages: int = 1000,
+        partitions: int = 1,
     ) -> None:
+        """`partitions`: each has a server of its own, which fails by itself."""
         self.simulation = Simulation(seed)
         self.chance = random.Random(seed ^ 0xC0FFEE)
         """For what happens; the simulation's own decides the order."""
         self.settings = settings
         self.checkpoint_pages = checkpoint_pages
         self.oracle = Oracle(self.simulation, settings)
-        self.network = Network(self.simulation, self.oracle, self.chance, settings)
+        self.networks = [Network(self.simulation, self.oracle, self.chance, settings) for _ in range(partitions)]
+        self.network = self.networks[0]
+        """The one that there is, where there is one partition."""
         self.machines = [
             Machine(self, f"m{n}", self.chance.uniform(-600, 600) if skews else 0.0) for n in range(machines)
         ]
@@ -113,7 +121,7 @@ class Machine:
 
 
 class Process:
-    """One process with one resilient store, which may be killed at any await or in any write to its disk."""
+    """One process with a store for each partition, which may be killed at any await or in any write to its disk."""
 
     def __init__(self, machine: Machine) -> None:
         self.machine = machine
@@ -125,20 +133,35 @@ class Process:
         self.holder = Holder(self.kill)
         self.events = events.Events()
         self.events.observe(lambda event: self.world.oracle.heard(self, event))
-        self.link = Link(self.world.network, machine.name)
+        self.links = [Link(network, machine.name) for network in self.world.networks]
+        self.link = self.links[0]
         self.databases: list[Database] = []
-        self._store: ResilientStore | None = None
+        self.parts: list[ResilientStore] = []
+        self._gateway: ResilientStore | PartitionedStore | None = None
 
     def open(self) -> None:
         """Begin to work."""
-        shelf = SimulatedShelf(self)
-        self._store = ResilientStore(self.link, shelf, self.runtime, self.world.settings, self.events)
+        settings, count = self.world.settings, len(self.links)
+        for at, link in enumerate(self.links):
+            shelf = SimulatedShelf(self, folder(at, count))
+            self.parts.append(ResilientStore(link, shelf, self.runtime, settings, self.events))
+        self._gateway = self.parts[0] if count == 1 else PartitionedStore(self.parts, agreed(count))
 
     @property
     def store(self) -> ResilientStore:
-        """What is under test."""
-        assert self._store is not None, "not opened"
-        return self._store
+        """What is under test, where there is one partition."""
+        return self.parts[0]
+
+    @property
+    def gateway(self) -> ResilientStore | PartitionedStore:
+        """What is under test: all partitions."""
+        assert self._gateway is not None, "not opened"
+        return self._gateway
+
+    @property
+    def closed(self) -> bool:
+        """Whether it takes no more calls."""
+        return any(part.closed for part in self.parts)
 
     def kill(self) -> None:
         """Kill -9."""
@@ -162,18 +185,41 @@ class Process:
         self.kill()
 
 
+def agreed(partitions: int) -> Agreement:
+    """That all processes have the same number of partitions: how they agree on it is not simulated."""
+
+    async def nowhere(deadline: float) -> NoReturn:
+        raise AssertionError("nobody asks once there is agreement")
+
+    agreement = Agreement(Keyspace("", 0, tagged=True), nowhere, partitions)
+    agreement.reached = True
+    return agreement
+
+
+def folder(partition: int, partitions: int) -> str:
+    """How the names of a partition's journals begin; "" where there is only one."""
+    return f"{partition}/" if partitions > 1 else ""
+
+
+def folder_of(name: str) -> str:
+    """The folder of a journal."""
+    before, slash, _ = name.rpartition("/")
+    return before + slash
+
+
 def fingerprint(machine: Machine, inode: int) -> str:
     """What `stores.shelf.fingerprint` makes of a file."""
     return f"{machine.name} {machine.clock.boot_id} {inode}"
 
 
 class SimulatedShelf(Shelf):
-    """The folder of journals on a simulated disk, with locks that die with their process."""
+    """The folder of a partition's journals on a simulated disk, with locks that die with their process."""
 
-    def __init__(self, process: Process) -> None:
+    def __init__(self, process: Process, folder: str) -> None:
         settings = process.world.settings
         super().__init__(None, process.runtime, settings, process.events)
         self._process = process
+        self._inside = folder
         self._machine = process.machine
         self._disk = process.machine.disk
 
@@ -192,13 +238,14 @@ class SimulatedShelf(Shelf):
 
     def _claimed(self) -> Journal | None:
         for name in self._machine.journals():
-            if name not in self._machine.locks and (journal := self._open(name)) is not None:
+            mine = folder_of(name) == self._inside and name not in self._machine.locks
+            if mine and (journal := self._open(name)) is not None:
                 return journal
         return None
 
     def _made(self) -> Journal:
         self._disk.hold("", self._process.holder)
-        name = f"{self._runtime.random_bytes(6).hex()}.journal"
+        name = f"{self._inside}{self._runtime.random_bytes(6).hex()}.journal"
         self._disk.create(name)
         journal = self._open(name)
         assert journal is not None, "an empty file is a journal to be"
@@ -243,7 +290,7 @@ class SimulatedShelf(Shelf):
         self._tell.tell(events.JournalSetAside(name, f"{name}.damaged", reason))
 
     def _name(self, journal: Journal) -> str:
-        return journal.path.rsplit("/", 1)[1]
+        return self._inside + journal.path.rsplit("/", 1)[1]
 
     def retire(self, journal: Journal, reason: str) -> None:
         """See `Shelf.retire`."""
