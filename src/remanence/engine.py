@@ -118,10 +118,11 @@ class Engine:
                 full=settings.durability == "full",
                 log_length=settings.log_length,
                 tombstone_ttl=settings.tombstone_ttl,
+                history=settings.history,
             )
             return DirectStore(store, runtime, settings, self.events, place=str(file), durable=True)
         if self._memory is None:
-            self._memory = MemoryStore(runtime.wall, mutex=threading.RLock())
+            self._memory = MemoryStore(runtime.wall, history=settings.history, mutex=threading.RLock())
         return DirectStore(self._memory, runtime, settings, self.events, place="volatile", durable=False)
 
     def _open_redis(self, runtime: Runtime) -> Gateway:
@@ -142,6 +143,7 @@ class Engine:
             log_length=settings.log_length,
             tombstone_ttl=settings.tombstone_ttl,
             watermark_ttl=settings.watermark_ttl,
+            history=settings.history,
         )
         folder = None if settings.durability == "volatile" else journal_folder(settings, self.place) / route.part
         return ResilientStore(store, Shelf(folder, runtime, settings, self.events), runtime, settings, self.events)

@@ -15,6 +15,7 @@ from remanence.model import (
     Batch,
     Changes,
     Cursor,
+    Kept,
     Notice,
     Op,
     Outcome,
@@ -117,8 +118,17 @@ class Lifetime(msgspec.Struct, frozen=True):
     key: str
 
 
-Ask = Fetch | Tail | Length | Lifetime
-Told = Record | None | list[bytes] | int | Exception
+class Versions(msgspec.Struct, frozen=True):
+    """Ask for the earlier versions of the record at `key`. Answer: tuple of `Kept`, newest first, each once.
+
+    The record itself is not among them; where it was deleted, the first of them is that delete.
+    """
+
+    key: str
+
+
+Ask = Fetch | Tail | Length | Lifetime | Versions
+Told = Record | None | list[bytes] | tuple[Kept, ...] | int | Exception
 """An answer to an Ask; an exception (`DataError`) concerns that key alone."""
 
 
@@ -307,4 +317,5 @@ __all__ = [
     "Tail",
     "Task",
     "Told",
+    "Versions",
 ]

@@ -18,9 +18,11 @@ from remanence.errors import (
     UnavailableAttribute,
 )
 from remanence.faces.access import Face, ttl_ms
+from remanence.faces.values import MISSING, same, value_of
+from remanence.faces.versions import Version, chosen, versions_of
 from remanence.faces.watching import Callback, Watcher, start
 from remanence.model import ABSENT, JSON, KEEP_TTL, Delete, Edit, Patch, Put, Reading, Receipt, Record, Touch, Wanted
-from remanence.protocols import Fetch, Gateway, Lifetime
+from remanence.protocols import Fetch, Gateway, Lifetime, Versions
 from remanence.settings import Settings
 from remanence.stores.edits import edit
 from remanence.wire import codec
@@ -180,7 +182,7 @@ class State(Face):
             record, reading = await self._record(name, fresh=True)
             if reading.stale:
                 raise UnavailableAttribute("compare_and_set needs the server, which is away: nothing was written")
-            if not _same(record, expected):
+            if not same(record, expected):
                 return False
             base = record.etag if record else ABSENT
             receipt = (await self._opener().write([Put(key, body, ttl_ms(ttl), base)]))[0]
@@ -211,6 +213,31 @@ class State(Face):
             if receipt.state != "rejected":
                 return value
         raise Rejected(f"{key} was changed by others {ATTEMPTS} times in a row", "contention")
+
+    # --- versions -------------------------------------------------------------------------------
+
+    async def history(self, name: str) -> list[Version]:
+        """The versions of `name`, newest first, the present one included; empty where nothing is known to have been.
+
+        Besides the present one there are as many as the setting `history` keeps: each put, change inside the value
+        and delete makes one. What a journal empties because it fills up, and all but the last of many changes of a
+        big value that are sent together, make none. While the server is away these are the versions that this
+        process knows of (`Version.source` is "local"); raises `Unavailable` where it knows of nothing.
+        """
+        key, most = self.key_of(name), self._settings.history
+        asks = (Fetch(key), Versions(key)) if most else (Fetch(key),)
+        return versions_of(key, await self._tell(*asks, fresh=True))[: most + 1]
+
+    async def rollback(self, name: str, version: str | Version) -> Receipt:
+        """Write the value of an earlier version (or its id) anew, with the lifetime the name has; a delete deletes.
+
+        An ordinary write, which is a version itself. Raises `Missing` where there is no such version any more,
+        `Unavailable` where the server is away and it is not known here, `CorruptRecord` for one that cannot be read.
+        """
+        key, found = self.key_of(name), await self.history(name)
+        wanted = chosen(key, found, version, self._settings.history)
+        write = Delete(key) if wanted.deleted else Put(key, self._body(name, wanted.value), KEEP_TTL)
+        return (await self._write(write))[0]
 
     # --- what others change ---------------------------------------------------------------------
 
@@ -351,37 +378,3 @@ def _spelled(prefix: str, name: str, shared: bool, limit: int) -> str:
     """The key of a name, remembered: a memory's names are few and used again and again."""
     part = component if shared else final
     return prefix + part(name, "the name of a value", limit=limit)
-
-
-class _Missing:
-    """The type of MISSING."""
-
-    def __repr__(self) -> str:
-        return "MISSING"
-
-
-MISSING: Final = _Missing()
-"""Stands for "no value is stored" in `compare_and_set`, where None is a value like any other."""
-
-
-def value_of(record: Record) -> JSON:
-    """What a record holds, decoded."""
-    document = codec.decode(record.body, record.key)
-    return document["value"] if codec.is_state(document) else document  # written by others without the envelope
-
-
-def _same(record: Record | None, expected: JSON) -> bool:
-    if record is None or expected is MISSING:
-        return record is None and expected is MISSING
-    return _equal(value_of(record), expected)
-
-
-def _equal(one: JSON, other: JSON) -> bool:
-    """As JSON: true and 1 differ, 1 and 1.0 do not."""
-    if isinstance(one, dict) and isinstance(other, dict):
-        return one.keys() == other.keys() and all(_equal(one[key], other[key]) for key in one)
-    if isinstance(one, list) and isinstance(other, list):
-        return len(one) == len(other) and all(map(_equal, one, other))
-    if isinstance(one, bool) or isinstance(other, bool):
-        return one is other
-    return bool(one == other)

@@ -28,7 +28,7 @@ from remanence.stores.clock import StoreClock
 from remanence.stores.dating import Dating
 from remanence.stores.journal import Journal
 from remanence.stores.known import Known
-from remanence.stores.resolve import Resolution, needed, resolve
+from remanence.stores.resolve import Intent, Resolution, needed, resolve
 from remanence.stores.rows import Draft, Lineage, Row, Settled
 from remanence.stores.settling import Settling
 from remanence.stores.vouching import Vouching
@@ -255,8 +255,13 @@ class Drain:
             wanted = [key for key in needed([row.write for row in rows]) if key not in documents]
         if wanted:
             await self._fetch(wanted, deadline)
-        load = self._load(lineage, rows, resolve(intents, documents, self._settings.value_bytes))
+        load = self._load(lineage, rows, self._resolved(intents))
         self._take(load, await self._store.apply(load.batch, deadline))
+
+    def _resolved(self, intents: Sequence[Intent]) -> list[Resolution]:
+        settings = self._settings
+        room = settings.batch_bytes if settings.history else 0
+        return resolve(intents, self._settling.documents, settings.value_bytes, room=room)
 
     def post(self, draft: Draft, deadline: float) -> "Load | None":
         """Send what is about to be journalled, so that the disk and the store work at the same time.
@@ -283,7 +288,7 @@ class Drain:
         lineage = journal.lineages[-1]
         if patches:
             intents = self._dating.intents(lineage, rows)
-            load = self._load(lineage, rows, resolve(intents, self._settling.documents, self._settings.value_bytes))
+            load = self._load(lineage, rows, self._resolved(intents))
         else:
             load = self._load(lineage, rows, (), self._dating.fresh(lineage, rows))
         flight = self._flight = self._store.flight(load.batch, deadline)

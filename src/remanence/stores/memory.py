@@ -20,14 +20,16 @@ from remanence.model import (
     Change,
     Changes,
     Cursor,
+    Kept,
     Op,
     Outcome,
     Reached,
     Record,
     Watermark,
 )
-from remanence.protocols import Ask, Fetch, Length, Lifetime, Tail, Told
+from remanence.protocols import Ask, Fetch, Length, Lifetime, Tail, Told, Versions
 from remanence.stores.rules import LEAD, NOTHING, Mark, Stamp, admitted, follow, span
+from remanence.stores.versions import once
 from remanence.wire.codec import split, stamped
 
 Value = bytes | list[bytes]
@@ -44,12 +46,15 @@ class Snapshot(msgspec.Struct):
     log: deque[Change]
     logged: int = 0
     """Entries the log ever had."""
+    versions: dict[str, tuple[tuple[Kept, ...], float]] = {}
+    """Earlier versions of records, newest first, and when they end (infinity: never)."""
 
     def copy(self) -> "Snapshot":
         """A state that shares nothing with this one that can change."""
         values = {key: _copied(value) for key, value in self.values.items()}
         return Snapshot(
-            values, self.ends.copy(), self.tombstones.copy(), self.marks.copy(), self.log.copy(), self.logged
+            values, self.ends.copy(), self.tombstones.copy(), self.marks.copy(), self.log.copy(), self.logged,
+            self.versions.copy(),
         )  # fmt: skip
 
 
@@ -77,11 +82,13 @@ class MemoryStore:
         log_length: int = 100_000,
         tombstone_ttl: float = 604800.0,
         watermark_ttl: float = 2592000.0,
+        history: int = 0,
         mutex: AbstractContextManager[Any] | None = None,
     ) -> None:
-        """`clock` tells wall seconds; lifetimes are seconds."""
+        """`clock` tells wall seconds; lifetimes are seconds; `history`: earlier versions kept of each record."""
         self._clock = clock
         self.mutex = mutex if mutex is not None else nullcontext()
+        self._history = history
         self._watermark_ttl = round(watermark_ttl * 1_000_000)
         self._shelf = _Shelf(_empty(log_length), round(tombstone_ttl * 1_000_000))
         self._until_sweep = _SWEEP
@@ -112,7 +119,7 @@ class MemoryStore:
             refusal = admitted(batch, mark, shelf.reached(batch.prev[0]).seq if batch.prev else 0)
             if refusal or mark is None:
                 return refusal or Outcome("fenced")
-            outcome, mark = follow(batch, mark, shelf, shelf.now + LEAD)
+            outcome, mark = follow(batch, mark, shelf, shelf.now + LEAD, self._history)
             if batch.lineage:
                 shelf.keep(batch.lineage, mark)
             self._sweep(len(batch.ops))
@@ -303,6 +310,21 @@ class _Shelf:
         self.state.logged += 1
         self.state.log.append(Change(str(self.state.logged), op.op_id, lineage, seq, kind, result, op.write.key))
 
+    def versions(self, key: str) -> tuple[Kept, ...]:
+        """The earlier versions of a record, newest first."""
+        found, end = self.state.versions.get(key, ((), 0))
+        return found if end > self.now else ()
+
+    def archive(self, key: str, versions: Sequence[Kept], most: int) -> None:
+        self.state.versions[key] = (*versions, *self.versions(key))[:most], math.inf  # until it is given its age
+
+    def age(self, key: str) -> None:
+        end = self.state.ends.get(key, math.inf) if self.value(key) is not None else self.now + self.tombstone_ttl
+        if found := self.versions(key):
+            self.state.versions[key] = found, end
+        else:
+            self.state.versions.pop(key, None)
+
     def mark(self, lineage: str) -> Mark | None:
         mark, end = self.state.marks.get(lineage, (None, 0))
         return mark if end > self.now else None
@@ -318,6 +340,8 @@ class _Shelf:
         """The answer to an ask; a key of the other kind is that answer's error alone."""
         if isinstance(ask, Lifetime):
             return self.lifetime(ask.key)
+        if isinstance(ask, Versions):
+            return once(self.versions(ask.key))
         value = self.value(ask.key)
         if isinstance(value, bytes) != isinstance(ask, Fetch) and value is not None:
             return WrongKind(f"{ask.key!r} holds another type of value than was asked for")
@@ -351,4 +375,5 @@ class _Shelf:
         self.keys()
         state.tombstones = {key: dead for key, dead in state.tombstones.items() if dead[1] > self.now}
         state.marks = {lineage: mark for lineage, mark in state.marks.items() if mark[1] > self.now}
+        state.versions = {key: kept for key, kept in state.versions.items() if kept[0] and kept[1] > self.now}
         return len(state.values) + len(state.tombstones)

@@ -27,12 +27,14 @@ from remanence.model import (
     Batch,
     Blank,
     Delete,
+    Kept,
     Op,
     Outcome,
     Put,
     Touch,
     Watermark,
 )
+from remanence.wire.codec import split
 
 Stamp = tuple[str, int]
 """The etag and the hlc of what is stored or was deleted."""
@@ -153,10 +155,19 @@ class Shelf(Protocol):
     def announce(self, lineage: str, seq: int, op: Op, result: str) -> None:
         """Add an entry to the change log."""
 
+    def archive(self, key: str, versions: Sequence[Kept], most: int) -> None:
+        """Put these, newest first, before the earlier versions of a record, and keep the newest `most` of all."""
 
-def follow(batch: Batch, mark: Mark, shelf: Shelf, latest: int) -> tuple[Outcome, Mark]:
-    """Apply an admitted batch: what to answer, and the mark to store beside the data."""
-    walk = _Walk(shelf, latest, mark.highest)
+    def age(self, key: str) -> None:
+        """Let the earlier versions live as long as what is at `key`, or where nothing is, as a tombstone."""
+
+
+def follow(batch: Batch, mark: Mark, shelf: Shelf, latest: int, history: int = 0) -> tuple[Outcome, Mark]:
+    """Apply an admitted batch: what to answer, and the mark to store beside the data.
+
+    `history`: how many earlier versions of each record are kept.
+    """
+    walk = _Walk(shelf, latest, mark.highest, history)
     seq = batch.first - 1
     results: list[str] = []
     stopped: Op | None = None
@@ -178,8 +189,9 @@ def follow(batch: Batch, mark: Mark, shelf: Shelf, latest: int) -> tuple[Outcome
 class _Walk:
     """One batch on its way: each op finds out whether it can be applied before it changes anything."""
 
-    def __init__(self, shelf: Shelf, latest: int, highest: int) -> None:
+    def __init__(self, shelf: Shelf, latest: int, highest: int, history: int) -> None:
         self.highest = highest
+        self._history = history
         self._shelf = shelf
         self._latest = latest
         self._folded: dict[str, Stamp] = {}  # documents whose newest text comes with a later op
@@ -218,20 +230,39 @@ class _Walk:
         self._folded.pop(write.key, None)
         if write.ttl == PASSED:
             self._shelf.remove(write.key)
+            if self._history:
+                self._shelf.archive(write.key, (), 0)
             return EXPIRED
         self.highest = max(self.highest, hlc)
         if op.folded:
             self._folded[write.key] = op.op_id, hlc
         else:
+            if self._history:  # a write that comes again replaces itself
+                replaced = self._kept(write.key) if found[0] != op.op_id else []
+                self._shelf.archive(write.key, replaced, self._history)
             self._shelf.put(write.key, write.body, (op.op_id, hlc), write.ttl)
+            if self._history:
+                self._shelf.age(write.key)
         return OK
+
+    def _kept(self, key: str) -> list[Kept]:
+        """What is stored at `key`, as an earlier version; of a list, and of nothing, none."""
+        raw = self._shelf.raw(key)
+        if raw is None:
+            return []
+        body, etag, hlc = split(raw)
+        return [Kept(etag, hlc, body)]
 
     def _delete(self, op: Op, write: Delete) -> str:
         refusal, hlc = self._judged(op, write.base, self._found(write.key))
         if refusal:
             return refusal
         self._folded.pop(write.key, None)
+        replaced = self._kept(write.key) if self._history else []
         self._shelf.remove(write.key)
+        if replaced:
+            self._shelf.archive(write.key, [Kept(op.op_id, hlc, None), *replaced], self._history + 1)
+            self._shelf.age(write.key)
         self._shelf.bury(write.key, (op.op_id, hlc))
         self.highest = max(self.highest, hlc)
         return OK
@@ -252,6 +283,8 @@ class _Walk:
         if write.ttl == PASSED or self._shelf.lifetime(write.key) == -2:
             return EXPIRED
         self._lengthen(op, write.key, write.ttl, False)
+        if self._history and self._shelf.stamp(write.key):
+            self._shelf.age(write.key)
         return OK
 
     def _blank(self, write: Blank) -> str:

@@ -38,18 +38,20 @@ class SQLiteStore:
         log_length: int = 100_000,
         tombstone_ttl: float = 604800.0,
         watermark_ttl: float = 2592000.0,
+        history: int = 0,
         full: bool = False,
         mutex: AbstractContextManager[Any] | None = None,
     ) -> None:
         """`database` is the file, or what opens it (outside of `:memory:`); it is opened when first used.
 
         `clock` tells wall seconds, `monotonic` what deadlines are measured by; lifetimes are seconds.
-        `full` waits at each commit until the disk has it.
+        `history`: earlier versions kept of each record. `full` waits at each commit until the disk has it.
         """
         self._opener = database if callable(database) else lambda: _opened(Path(database), full)
         self._clock = clock
         self._monotonic = monotonic
         self._log_length = log_length
+        self._history = history
         self._tombstone_ms = int(tombstone_ttl * 1000)
         self._watermark_ms = int(watermark_ttl * 1000)
         self._mutex = mutex if mutex is not None else nullcontext()
@@ -83,7 +85,7 @@ class SQLiteStore:
             refusal = admitted(batch, mark, before)
             if refusal or mark is None:
                 return refusal or Outcome("fenced")
-            outcome, mark = follow(batch, mark, shelf, self._micros() + LEAD)
+            outcome, mark = follow(batch, mark, shelf, self._micros() + LEAD, self._history)
             if batch.lineage:
                 shelf.keep(batch.lineage, mark)
             shelf.trim(self._log_length, len(batch.ops))
@@ -230,6 +232,9 @@ def _prepare(database: Database) -> None:
         with database.transaction():
             if _schema(database) == 0:  # nobody else has made them meanwhile
                 database.run(sql_text("store.sql"))
+    if not database.run("SELECT 1 FROM sqlite_schema WHERE name = 'versions_expiry'"):
+        with database.transaction():
+            database.run(sql_text("store_versions.sql"))
     found = _schema(database)
     if found > SCHEMA:
         database.close()

@@ -8,7 +8,8 @@ from remanence.errors import InvalidKey, Rejected
 from remanence.faces.bound import is_same, plain
 from remanence.faces.live import wrap
 from remanence.faces.moves import Moves
-from remanence.faces.state import Editor, State, named, value_of
+from remanence.faces.state import Editor, State, named
+from remanence.faces.values import value_of
 from remanence.runtime.blocking import run
 from remanence.settings import Options, Settings
 from remanence.stores.edits import EditRejected
@@ -59,6 +60,8 @@ class Memory(Opened[State]):
     increment = blocking(State.increment)
     compare_and_set = blocking(State.compare_and_set)
     update = blocking(State.update)
+    history = blocking(State.history)
+    rollback = blocking(State.rollback)
     ttl = blocking(State.ttl)
     expire = blocking(State.expire)
     keys = blocking(State.keys)
