@@ -13,6 +13,8 @@ import pytest
 from remanence import AsyncConversationMemory, AsyncMemory, ConversationMemory, Memory
 from remanence.errors import CorruptRecord, InvalidArgument, InvalidKey, Missing, Unavailable
 from remanence.faces.versions import Version
+from remanence.protocols import Versions
+from remanence.runtime.blocking import run
 from remanence.stores.versions import before, once, read
 from remanence.testing.faults import FaultProxy
 from remanence.testing.oracle import QUICK, eventually
@@ -284,6 +286,13 @@ def test_it_is_the_servers_whatever_reads_are(server: Server, namespace: str, re
         other.x = 2
         other.x = 3
         assert values(m) == [3, 2, 1]
+        assert eventually(lambda: m.get("gone", None) is None and m.read("x").source != "store")
+        o: Any = memory.engine.gateway
+        other.gone = 1
+        del other.gone
+        assert eventually(lambda: m.get("gone", None) is None)
+        (kept,) = (each.value for each in run(o.read([Versions("memory:gone")])))
+        assert [each.body is None for each in kept] == [True, False]
 
 
 def test_in_several_partitions(server: Server, namespace: str):

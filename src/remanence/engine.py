@@ -27,6 +27,7 @@ from remanence.settings import Settings
 from remanence.stores.deadletters import without_effect
 from remanence.stores.direct import DirectStore
 from remanence.stores.memory import MemoryStore
+from remanence.stores.merging import Merges
 from remanence.stores.outcomes import CONFLICTS, DEAD_LETTERS
 from remanence.stores.partitioned import PartitionedStore, parts_of
 from remanence.stores.redis import RedisStore
@@ -57,6 +58,8 @@ class Engine:
         _engines.add(self)
         self.settings = settings
         self.events = events.Events()
+        self.merges = Merges()
+        """The user's own merges of what two processes wrote: see `Memory.on_conflict`."""
         self._pid = os.getpid()
         self._lock = threading.Lock()
         self._address = _address(settings) if settings.backend == "redis" else None
@@ -146,7 +149,10 @@ class Engine:
             history=settings.history,
         )
         folder = None if settings.durability == "volatile" else journal_folder(settings, self.place) / route.part
-        return ResilientStore(store, Shelf(folder, runtime, settings, self.events), runtime, settings, self.events)
+        shelf = Shelf(folder, runtime, settings, self.events)
+        opened = ResilientStore(store, shelf, runtime, settings, self.events)
+        opened.merging.merges = self.merges
+        return opened
 
 
 class BlockingEngine(Engine):

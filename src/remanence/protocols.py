@@ -237,6 +237,16 @@ class Watching(Protocol):
         """Hear no more."""
 
 
+class Merger(Protocol):
+    """Says what to store where two processes wrote the same record and one write lost."""
+
+    def claims(self, key: str) -> bool:
+        """Whether it merges what is at `key`. Asked while others wait."""
+
+    async def merged(self, key: str, lost: bytes | None, won: bytes | None) -> bytes | None:
+        """The body to store, `won` itself to leave it, None to delete; None stands for a delete in what it is given."""
+
+
 class Gateway(Protocol):
     """How a face reaches its store: writes in, receipts out; reads with their source."""
 
@@ -308,6 +318,7 @@ __all__ = [
     "Gateway",
     "Length",
     "Lifetime",
+    "Merger",
     "Observer",
     "Op",
     "Runtime",

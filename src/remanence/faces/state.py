@@ -18,11 +18,12 @@ from remanence.errors import (
     UnavailableAttribute,
 )
 from remanence.faces.access import Face, ttl_ms
+from remanence.faces.merging import ByName, Merge
 from remanence.faces.values import MISSING, same, value_of
 from remanence.faces.versions import Version, chosen, versions_of
 from remanence.faces.watching import Callback, Watcher, start
 from remanence.model import ABSENT, JSON, KEEP_TTL, Delete, Edit, Patch, Put, Reading, Receipt, Record, Touch, Wanted
-from remanence.protocols import Fetch, Gateway, Lifetime, Versions
+from remanence.protocols import Fetch, Gateway, Lifetime, Merger, Versions
 from remanence.settings import Settings
 from remanence.stores.edits import edit
 from remanence.wire import codec
@@ -267,6 +268,16 @@ class State(Face):
         Arguments as `watch`. It may be slow, wait, or raise (`ListenerFailed`) without anybody else noticing.
         """
         return start(self._opener(), self.watch(*names, prefix=prefix, since=since), callback)
+
+    def _merger(self, function: Merge) -> Merger:
+        """What stores are given for `on_conflict`. Raises `InvalidArgument` for what cannot be called."""
+        if not callable(function):
+            raise InvalidArgument("on_conflict wants a function of a name, the value that lost and the one that won")
+
+        def named(key: str) -> str | None:
+            return self._name(key) if key.startswith(self._prefix) else None
+
+        return ByName(function, named, self._body)
 
     # --- lifetimes and names --------------------------------------------------------------------
 

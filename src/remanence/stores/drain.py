@@ -64,8 +64,9 @@ class Drain:
         settled: Callable[[Sequence[Settled]], None],
         mutex: AbstractContextManager[Any],
         vouching: Vouching | None = None,
+        lost: Callable[[Journal, Row], None] = lambda journal, row: None,
     ) -> None:
-        """`settled` is called with what became of rows, in order, once each. `mutex` guards the journal.
+        """`settled` and `lost`: see `Settling`. `mutex` guards the journal.
 
         `vouching`: the feed's word for what the writes leave, where near reads want it.
         """
@@ -91,7 +92,7 @@ class Drain:
         self._sent: Load | None = None
         self._dating = Dating(self.clock, runtime)
         self.age = self._dating.age
-        self._settling = Settling(journal, known, runtime, tell, settled)
+        self._settling = Settling(journal, known, runtime, tell, settled, lost)
         self._common: dict[str, tuple[int, int, str]] = {}
 
     def journalled(self, rows: Sequence[Row]) -> None:

@@ -12,13 +12,7 @@ from functools import partial
 from typing import Any
 
 from remanence import events
-from remanence.errors import (
-    Closed,
-    DeadlineExceeded,
-    Misconfigured,
-    RemanenceError,
-    WorldError,
-)
+from remanence.errors import Closed, DeadlineExceeded, Misconfigured, RemanenceError, WorldError
 from remanence.feed.feed import WAIT, Feed
 from remanence.feed.watch import Watch
 from remanence.model import Reading, Receipt, Wanted, Write
@@ -30,6 +24,7 @@ from remanence.stores.intake import Intake
 from remanence.stores.journal import Journal
 from remanence.stores.keeper import Keeper
 from remanence.stores.known import Known
+from remanence.stores.merging import Merging
 from remanence.stores.mirror import Mirror
 from remanence.stores.reader import Reader
 from remanence.stores.replicas import replicated
@@ -65,6 +60,7 @@ class ResilientStore:
         self.vouching = Vouching(self.feed, runtime, settings.staleness) if settings.reads != "fresh" else None
         """What near reads go by; None where reads are fresh."""
         self.mirror: Mirror | None = None
+        self.merging = Merging(self)
         self.drain = self._drain_of(shelf.own())
         self.adopted: list[Drain] = []
         self.keeper = Keeper(self)
@@ -86,6 +82,7 @@ class ResilientStore:
             partial(self._settle, journal),
             self.mutex,
             self.vouching,
+            self.merging.take,
         )
 
     def adopt(self, journal: Journal) -> Drain:
@@ -99,6 +96,7 @@ class ResilientStore:
             self.tell,
             lambda settled: None,  # whoever waited for these has ended
             self.mutex,
+            lost=self.merging.take,
         )
         self.adopted.append(drain)
         return drain
@@ -375,6 +373,7 @@ class ResilientStore:
         limit = self.runtime.monotonic() + (self.settings.close_timeout if timeout is None else timeout)
         if self.contact.available:
             await self.flush(max(0.0, limit - self.runtime.monotonic()))
+            await self.merging.finish(max(0.0, limit - self.runtime.monotonic()))
         self.closed = True
         self.feed.close()
         await self.keeper.stop(max(0.1, limit - self.runtime.monotonic()))

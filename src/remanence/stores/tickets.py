@@ -61,6 +61,10 @@ class Waiting:
         for n in range(first, first + ticket.left):
             self._tickets[n] = ticket
 
+    def expects(self, n: int) -> bool:
+        """Whether somebody waits for row `n`."""
+        return n in self._tickets
+
     def settle(self, settled: Sequence[Settled]) -> None:
         """Hand each row's fate to whoever waits for it."""
         for n, receipt in settled:

@@ -5,6 +5,7 @@ Beside `StoreContract`, which the same store must fulfil as well.
 """
 
 from remanence.model import ABSENT, KEEP_TTL, NEVER, PASSED
+from remanence.protocols import Tail
 from remanence.testing.store_case import PAST, StoreCase, append, delete, op_id, put, text, touch
 
 DEPTH = 3
@@ -134,6 +135,12 @@ class VersionContract(StoreCase):
         self.apply(put(1, ttl=40), delete(2))
         self.advance(0.08)
         assert self.versions() == deleted_by(2) + put_by(1)
+
+    def test_a_list_does_not_age_what_was_deleted_before_it(self) -> None:
+        self.needs("expiry")
+        self.apply(put(1), delete(2), append(3, "k"), touch(4, "k", 40))
+        self.advance(0.08)
+        assert self.ask(Tail("k")) == [[]] and self.versions() == deleted_by(2) + put_by(1)
 
     def test_a_put_whose_lifetime_passed_leaves_none(self) -> None:
         self.apply(put(1), put(2))
