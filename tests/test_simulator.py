@@ -23,7 +23,7 @@ from remanence.model import OK, REFUSED, Append, Batch, Put
 from remanence.protocols import Tail
 from remanence.runtime.simulated import Deadlock, SimulatedMachine, SimulatedRuntime, Simulation
 from remanence.settings import Settings
-from remanence.stores import clock, dating, drain, journal, keeper, memory, pruning, resolve, rules, settling
+from remanence.stores import clock, dating, drain, journal, keeper, memory, pruning, resolve, rows, rules, settling
 from remanence.stores.memory import MemoryStore
 from remanence.stores.reader import Reader
 from remanence.stores.resilient import ResilientStore
@@ -165,7 +165,7 @@ def fork_at_random(patch: pytest.MonkeyPatch) -> None:
         def hexdigest(self) -> str:
             return f"fork{next(counter)}"
 
-    patch.setattr(journal.hashlib, "blake2b", Digest)
+    patch.setattr(rows.hashlib, "blake2b", Digest)
 
 
 def watermark_apart(patch: pytest.MonkeyPatch) -> None:
@@ -285,7 +285,7 @@ MUTANTS = {
         replaced(dating, "LIVE_SECONDS", -1.0), "clock, kill, partition", plan={"skews": True}
     ),
     "a copied or cut journal goes on as it was": Mutant(unnoticed, "power"),
-    "deletes leave no tombstone": Mutant(replaced(memory._Shelf, "tombstone", nothing), "partition, restart"),
+    "deletes leave no tombstone": Mutant(replaced(memory.Shelf, "tombstone", nothing), "partition, restart"),
     "patches overwrite": Mutant(replaced(rules, "judge", merges_unconditional), ""),
     "what was refused is sent again": Mutant(records_without_blanking, "failover, empty"),
     "a refused patch looks like any blank": Mutant(
@@ -378,8 +378,13 @@ async def older_lineage_forgotten(stage: World) -> None:
         if not stage.network.snapshots and len(stage.network.store.snapshot().marks) == 2:
             stage.network.snapshot()
         if not stage.oracle.forgets and len(stage.network.store.log()) == 3:
-            stage.simulation.after(0.0, lambda: stage.network.forget(everything=False))
+            stage.simulation.after(0.0, unnoticed)
         return answer
+
+    def unnoticed() -> None:
+        before = stage.network.resets
+        stage.network.forget(everything=False)
+        stage.network.resets = before
 
     stage.network.execute = executed  # type: ignore[method-assign]
     stage.network.partitioned.clear()
@@ -411,6 +416,7 @@ async def answer_lost(stage: World) -> None:
     await process.store.write([Append("list0", (b"b",))])
     stage.network.weather.clear()
     assert await process.store.flush(10.0)
+    await stage.simulation.sleep(0.1)  # until it counts as back
     await process.store.write([Append("list0", (b"c",))])
     stage.network.partitioned["m0"] = False
     (local,) = await process.store.read([Tail("list0")])

@@ -84,9 +84,9 @@ class TestFile(SQLiteCase):
     def test_a_file_of_a_later_version_is_refused(self) -> None:
         self.apply(put(1))
         run(self.sqlite.close())
-        self.rows("UPDATE about SET value = '2' WHERE name = 'schema'")
+        self.rows("UPDATE about SET value = '3' WHERE name = 'schema'")
         self._store = self.another()
-        with pytest.raises(Misconfigured, match=r"store\.db was written by a later version .* format is 2"):
+        with pytest.raises(Misconfigured, match=r"store\.db was written by a later version .* format is 3"):
             self.record()
         self.rows("UPDATE about SET value = '1' WHERE name = 'schema'")
         assert self.record() == (text(1), op_id(1), PAST + 1)

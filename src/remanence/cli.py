@@ -48,6 +48,7 @@ VERBS: Final = (
     Verb("export", "write everything that is stored to a JSONL file", "exporting"),
     Verb("import", "store what an export holds", "importing"),
     Verb("restore", "store again what a server lost and mirrors on this machine still have", "restore"),
+    Verb("forget", "erase keys, a conversation or a namespace for good, everywhere", "forget"),
     Verb("copy", "copy a namespace to another place while its agents go on, and verify it", "copy"),
     Verb("replicate", "keep a namespace in another place like this one, for ever", "replicate"),
     Verb("bench", "measure what it costs, against plain redis-py on the same server", "bench"),

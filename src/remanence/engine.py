@@ -19,6 +19,7 @@ from typing import Any
 from remanence import events
 from remanence.errors import InvalidSetting
 from remanence.feed.feed import Feed
+from remanence.model import Erased
 from remanence.observers import logging
 from remanence.protocols import Gateway, Runtime, Status
 from remanence.runtime.asynchronous import AsyncRuntime
@@ -42,7 +43,6 @@ from remanence.wire.redis import async_connect, blocking_connect
 
 _left_to_parent: list[Any] = []
 """What a forked child inherited and must neither use nor close."""
-
 
 _TOLD_OF_FORKS = hasattr(os, "register_at_fork")
 
@@ -199,6 +199,20 @@ class BlockingEngine(Engine):
         """Writes that can never be applied as they are, as `conflicts` tells of those without effect."""
         return without_effect(self.gateway, DEAD_LETTERS, limit)
 
+    def forget(self, key: str = "", *, beginning: bool = False, deadline: float | None = None) -> Erased:
+        """Erase what is at `key`, and where `beginning` all that begins like it, for good and everywhere.
+
+        "" and `beginning` is the whole namespace. Gone with it: what is journalled, remembered, mirrored or waiting
+        in any process of the deployment; those that are away let go of it before they send anything again. Takes as
+        long as the store needs to look through its keys, at most `deadline` seconds (60), and goes on by itself
+        after that. Raises `InvalidArgument` for the whole of a server's default namespace.
+        """
+        return run(self.gateway.forget(key, beginning=beginning, deadline=deadline))
+
+    def erased(self, receipt: str) -> Erased:
+        """How far an erasure has come, by the `id` of its receipt. Raises `InvalidArgument` for an unknown one."""
+        return run(self.gateway.erased(receipt))
+
     def flush(self, timeout: float = 1.0) -> bool:
         """Wait until the store has every pending write; False after `timeout` seconds."""
         return run(self.gateway.flush(timeout))
@@ -252,6 +266,14 @@ class AsyncEngine(Engine):
     async def dead_letters(self, limit: int = 1000) -> list[Outcome]:
         """See `BlockingEngine.dead_letters`; of the running loop's gateway."""
         return without_effect(self.gateway, DEAD_LETTERS, limit)
+
+    async def forget(self, key: str = "", *, beginning: bool = False, deadline: float | None = None) -> Erased:
+        """See `BlockingEngine.forget`."""
+        return await self.gateway.forget(key, beginning=beginning, deadline=deadline)
+
+    async def erased(self, receipt: str) -> Erased:
+        """See `BlockingEngine.erased`."""
+        return await self.gateway.erased(receipt)
 
     async def flush(self, timeout: float = 1.0) -> bool:
         """Wait until the store has every pending write; False after `timeout` seconds."""

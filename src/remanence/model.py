@@ -93,7 +93,16 @@ class Blank(msgspec.Struct, frozen=True, array_like=True, tag="blank"):
     base: str | None = None
 
 
-Write = Put | Patch | Delete | Append | Touch | Blank
+class Forget(msgspec.Struct, frozen=True, array_like=True, tag="forget"):
+    """Erase what is at `key`, and where `beginning` all that begins like it, for good: here, in the store, and in
+    every process that has any of it. What was written before and arrives later has no effect.
+    """
+
+    key: str
+    beginning: bool = False
+
+
+Write = Put | Patch | Delete | Append | Touch | Blank | Forget
 
 
 class Op(msgspec.Struct, frozen=True, array_like=True):
@@ -185,6 +194,40 @@ class Changes(msgspec.Struct, frozen=True):
     entries: Sequence[Change]
     cursor: Cursor
     whole: bool = True
+
+
+class Erasure(msgspec.Struct, frozen=True):
+    """A `Forget` as a store carries it out: what was written up to `hlc` is to be nowhere any more."""
+
+    op_id: str
+    hlc: int
+    key: str
+    beginning: bool = False
+
+    def covers(self, key: str) -> bool:
+        """Whether a key is one of those."""
+        return key.startswith(self.key) if self.beginning else key == self.key
+
+
+class Seen(NamedTuple):
+    """A place in a store's list of erasures: how many there were, and the op of the last."""
+
+    number: int = 0
+    op_id: str = ""
+
+
+class Erased(msgspec.Struct, frozen=True):
+    """What is certain about an erasure.
+
+    `state`: "journalled" (done on this machine, the server is away), "erased" (the store has it no more). The
+    journals of the deployment, by digests of their files: those `confirmed` have let go of it, with the mirrors
+    beside them; those `waiting` were not opened since, and will before they send anything.
+    """
+
+    id: str
+    state: Literal["journalled", "erased"]
+    confirmed: tuple[str, ...] = ()
+    waiting: tuple[str, ...] = ()
 
 
 OK: Final = "ok"

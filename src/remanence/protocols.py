@@ -15,6 +15,8 @@ from remanence.model import (
     Batch,
     Changes,
     Cursor,
+    Erased,
+    Erasure,
     Kept,
     Notice,
     Op,
@@ -23,6 +25,7 @@ from remanence.model import (
     Reading,
     Receipt,
     Record,
+    Seen,
     Wanted,
     Watermark,
     Write,
@@ -200,6 +203,22 @@ class Store(Protocol):
         Waits for `replicas` of them, no longer than `wait` seconds.
         """
 
+    async def forget(self, erasure: Erasure, lineages: Sequence[str], deadline: float, *, live: bool) -> None:
+        """Erase what is stored at its keys, and end every session but those of `lineages`.
+
+        From then on `erasures` tells of it, and who begins a session asks that. `live`: whatever is there, else
+        only what is not newer; a list, which has no time, in either case. The second time is as the first.
+        """
+
+    async def erasures(self, holder: str, seen: Seen | None, deadline: float) -> tuple[list[Erasure], Seen]:
+        """The erasures behind `seen` (all, where that is not in the list any more), and the place behind them.
+
+        Notes that `holder`, a journal, has let go of those up to `seen`; None: that it does not exist any more.
+        """
+
+    async def holders(self, deadline: float) -> Mapping[str, Seen]:
+        """How far each journal that anybody opened lately has let go of what was erased."""
+
     async def facts(self, deadline: float) -> Mapping[str, str]:
         """Server facts for people: kind, version, memory policy, persistence, used memory, keys."""
 
@@ -273,6 +292,12 @@ class Gateway(Protocol):
 
     def watch(self, wanted: Wanted, since: str | None = None) -> Watching:
         """Hear of changes from now on, or from a `Watching.cursor` on. Raises `InvalidArgument` for another text."""
+
+    async def forget(self, key: str, *, beginning: bool = False, deadline: float | None = None) -> Erased:
+        """Erase what is at `key`, and where `beginning` all that begins like it. See `Forget`."""
+
+    async def erased(self, erasure: str, *, deadline: float | None = None) -> Erased:
+        """How far an erasure has come, by the id of its receipt. Raises `InvalidArgument` for one that is not known."""
 
     async def status(self) -> "Status":
         """Depth, lag, last contact and counters, without asking the server."""

@@ -22,7 +22,7 @@ import msgspec
 from remanence.commands.journals import JournalFile
 from remanence.commands.transfer import encoding_of
 from remanence.errors import InvalidArgument, RemanenceError
-from remanence.model import KEEP_TTL, NEVER, Append, Blank, Delete, Patch, Put, Touch, Write
+from remanence.model import KEEP_TTL, NEVER, Append, Blank, Delete, Forget, Patch, Put, Touch, Write
 from remanence.settings import Settings
 from remanence.stores.outcomes import DEAD_LETTERS, UNSURE, data_of, listed, newest, set_reason, take_out
 from remanence.stores.rows import Outcome, read_write
@@ -166,7 +166,7 @@ def _written(write: Write) -> dict[str, Any]:
             return {**told, "base": base}
         case Touch(_, ttl):
             return {**told, "ttl": _ttl(ttl)}
-        case Blank():
+        case Blank() | Forget():
             return told
 
 

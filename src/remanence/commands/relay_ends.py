@@ -23,6 +23,7 @@ from remanence.runtime.blocking import run as driven
 from remanence.settings import Settings
 from remanence.stores.redis import RedisStore
 from remanence.stores.routes import Route, routes_to
+from remanence.stores.rules import RELAY
 from remanence.wire.keys import Keyspace, partition_of
 from remanence.wire.redis import blocking_connect
 from remanence.wire.sqlite import Database
@@ -160,9 +161,9 @@ class Place:
         self._graves.close()
 
 
-def limit() -> float:
+def limit(seconds: float = PATIENCE) -> float:
     """Until when a trip that begins now may take."""
-    return time.monotonic() + PATIENCE
+    return time.monotonic() + seconds
 
 
 def _is_text(key: str) -> bool:
@@ -246,7 +247,7 @@ class Session:
 
     def __init__(self, store: Store, name: str) -> None:
         self._store = store
-        self._lineage = f"relay-{name}"
+        self._lineage = f"{RELAY}{name}"
         self._nonce = fresh_id()
         self._seq = 0
         self._ops: list[Op] = []

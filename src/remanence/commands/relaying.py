@@ -16,10 +16,11 @@ from remanence.commands.relay_ends import MOST_BYTES, OWN, Place, Session, limit
 from remanence.commands.relay_rules import Held, Plan, append, fresh_id, plan, replaced, same_lifetime, touch
 from remanence.errors import InvalidArgument
 from remanence.feed.trail import is_change
-from remanence.model import EXPIRED, Change, Cursor, Op, Put, Record
+from remanence.model import EXPIRED, Change, Cursor, Op, Put, Record, Seen
 from remanence.protocols import Fetch
 from remanence.protocols import Tail as Items
 from remanence.runtime.blocking import run as driven
+from remanence.stores.erasing import FORGET_SECONDS
 
 COUNT: Final = 500
 """Entries of the log in one reading."""
@@ -81,6 +82,7 @@ class Relay:
         self._begun = False
         self._passed = 0
         self._retry_at = self._check_at = 0.0
+        self._erased = [Seen() for _ in source.stores]
 
     # --- the course of it
 
@@ -193,7 +195,19 @@ class Relay:
         if time.monotonic() >= self._check_at:
             for session in self._sessions:
                 session.check()
+            self._erase()
             self._check_at = time.monotonic() + CHECK
+
+    def _erase(self) -> None:
+        """What was erased for good at the source is erased so at the target: in its journals and mirrors too."""
+        for number, store in enumerate(self.source.stores):
+            erasures, self._erased[number] = driven(store.erasures("", self._erased[number], limit()))
+            for target in self.target.stores if erasures else ():
+                known, _ = driven(target.erasures("", Seen(), limit()))
+                done = {each.op_id for each in known}  # not again: what was written since is to stay
+                for erasure in erasures:
+                    if erasure.op_id not in done:
+                        driven(target.forget(erasure, (), limit(FORGET_SECONDS), live=False))
 
     def behind(self) -> int | None:
         """Entries of the log that are not followed yet, or at least so many; None where that is not known."""

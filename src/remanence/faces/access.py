@@ -7,7 +7,7 @@ from typing import Any
 
 from remanence.errors import Conflict, InvalidTTL, Rejected, WrongKind
 from remanence.faces.watching import Named, Watcher
-from remanence.model import CONFLICT, NEVER, WRONG_KIND, Reading, Receipt, Wanted, Write
+from remanence.model import CONFLICT, NEVER, WRONG_KIND, Erased, Reading, Receipt, Wanted, Write
 from remanence.protocols import Ask, Gateway
 from remanence.settings import Settings
 
@@ -47,6 +47,9 @@ class Face:
 
     async def _tell(self, *asks: Ask, fresh: bool = False) -> list[Reading[Any]]:
         return await self._opener().read(asks, fresh=fresh)
+
+    async def _forget(self, key: str, *, beginning: bool = False) -> Erased:
+        return await self._opener().forget(key, beginning=beginning)
 
     def _watch(self, wanted: Wanted, named: Named, since: str | None, timeout: float | None) -> Watcher:
         gateway = self._opener()

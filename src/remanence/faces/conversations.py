@@ -39,7 +39,7 @@ from remanence.faces.conversation_types import (
     understood,
 )
 from remanence.faces.watching import Callback, Watcher, start
-from remanence.model import CONFLICT, Delete, Edit, Patch, Put, Reading, Record, Wanted, Write
+from remanence.model import CONFLICT, Delete, Edit, Erased, Patch, Put, Reading, Record, Wanted, Write
 from remanence.protocols import Fetch, Gateway
 from remanence.settings import Settings
 from remanence.stores.edits import NOT_A_CONTAINER, PATH_GONE, edit
@@ -145,6 +145,10 @@ class Conversations(Face):
     def on_change(self, callback: Callback, *inputs: Asked, since: str | None = None) -> Watcher:
         """Have `callback` called with each change, in the background; see `Memory.on_change`."""
         return start(self._opener(), self.watch(*inputs, since=since), callback)
+
+    async def forget(self, input: Asked) -> Erased:
+        """Erase a conversation's memory for good and everywhere: see `Erased`, and `Memory.forget`."""
+        return await self._forget(self.key_of(input))
 
     # --- the four verbs ---------------------------------------------------------------------------
 

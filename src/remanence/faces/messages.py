@@ -16,7 +16,7 @@ from remanence.events import Event, RecordSkipped
 from remanence.faces.access import Face, ttl_ms
 from remanence.faces.history import PAGE, Message, Search
 from remanence.faces.watching import Callback, Watcher, start
-from remanence.model import NEVER, Append, Delete, Reading, Wanted
+from remanence.model import NEVER, Append, Delete, Erased, Reading, Wanted
 from remanence.protocols import Ask, Gateway, Length, Lifetime, Tail
 from remanence.settings import Settings
 from remanence.wire import codec
@@ -181,6 +181,10 @@ class Messages(Face):
     async def clear(self, session_id: str) -> None:
         """Delete the session's messages. One that has none is left as it is."""
         await self._write(Delete(self.key_of(session_id)))
+
+    async def forget(self, session_id: str) -> Erased:
+        """Erase a session for good and everywhere: see `Erased`, and `Memory.forget`."""
+        return await self._forget(self.key_of(session_id))
 
     # --- reading --------------------------------------------------------------------------------
 

@@ -18,11 +18,26 @@ from remanence.errors import (
     UnavailableAttribute,
 )
 from remanence.faces.access import Face, ttl_ms
+from remanence.faces.editor import Editor
 from remanence.faces.merging import ByName, Merge
 from remanence.faces.values import MISSING, same, value_of
 from remanence.faces.versions import Version, chosen, versions_of
 from remanence.faces.watching import Callback, Watcher, start
-from remanence.model import ABSENT, JSON, KEEP_TTL, Delete, Edit, Patch, Put, Reading, Receipt, Record, Touch, Wanted
+from remanence.model import (
+    ABSENT,
+    JSON,
+    KEEP_TTL,
+    Delete,
+    Edit,
+    Erased,
+    Patch,
+    Put,
+    Reading,
+    Receipt,
+    Record,
+    Touch,
+    Wanted,
+)
 from remanence.protocols import Fetch, Gateway, Lifetime, Merger, Versions
 from remanence.settings import Settings
 from remanence.stores.edits import edit
@@ -128,6 +143,18 @@ class State(Face):
             raise MissingAttribute(f"no value is stored under {name!r} ({self.key_of(name)})")
         await self._write(Delete(self.key_of(name)))
 
+    async def forget(self, name: str | None = None) -> Erased:
+        """Erase a value, or without a name the whole conversation's, for good and everywhere: see `Erased`.
+
+        Unlike `delete` it cannot be undone by a server's backup or by a process that was away, and nothing of it
+        stays on any disk. Raises `InvalidArgument` without a name where everybody's values would go.
+        """
+        if name is not None:
+            return await self._forget(self.key_of(name))
+        if self._shared:
+            raise InvalidArgument("say which value to forget; a whole namespace is forgotten by its engine (docs)")
+        return await self._forget(self._prefix, beginning=True)
+
     async def contains(self, name: str) -> bool:
         """Whether a value is stored under `name`."""
         record, _ = await self._record(name)
@@ -159,7 +186,7 @@ class State(Face):
 
     def edit(self, name: str, *path: str | int) -> "Editor":
         """The list or dict at `path` inside the value, with the methods that change it."""
-        return Editor(self, name, path)
+        return Editor(self.change, name, path)
 
     async def increment(self, name: str, by: float = 1, *, path: tuple[str | int, ...] = ()) -> Any:
         """Add `by` to the number under `name` (0 where there is none) and return the sum, exact under concurrency."""
@@ -310,71 +337,6 @@ class State(Face):
                     yield name
             if not cursor:
                 return
-
-
-class Editor:
-    """The list or dict at one place of a value. Each method is the one of list or dict, awaited.
-
-    Raises `Rejected`, with the reason, where it does not fit what the value is by then.
-    """
-
-    def __init__(self, state: State, name: str, path: tuple[str | int, ...]) -> None:
-        self._state = state
-        self._name = name
-        self._path = path
-
-    async def _do(self, verb: str, *args: Any) -> Any:
-        return await self._state.change(self._name, self._path, verb, *args)
-
-    async def append(self, item: JSON) -> None:
-        """Add at the end of the list."""
-        await self._do("append", item)
-
-    async def extend(self, items: list[JSON]) -> None:
-        """Add all at the end of the list."""
-        await self._do("extend", list(items))
-
-    async def insert(self, index: int, item: JSON) -> None:
-        """Insert before `index`."""
-        await self._do("insert", index, item)
-
-    async def remove(self, item: JSON) -> None:
-        """Remove the first equal item."""
-        await self._do("remove", item)
-
-    async def pop(self, key: int | str = -1, *default: JSON) -> JSON:
-        """Remove and return the item at a list's index, or a dict's member."""
-        if isinstance(key, str):
-            return await self._do("pop_member", key, *default)
-        return await self._do("pop", key)
-
-    async def set(self, key: int | str, value: JSON) -> None:
-        """`container[key] = value`."""
-        await self._do("setmember" if isinstance(key, str) else "setitem", key, value)
-
-    async def delete(self, key: int | str) -> None:
-        """`del container[key]`."""
-        await self._do("delmember" if isinstance(key, str) else "delitem", key)
-
-    async def setdefault(self, key: str, value: JSON = None) -> JSON:
-        """The member, stored as `value` where it is missing."""
-        return await self._do("setdefault", key, value)
-
-    async def update(self, members: dict[str, JSON]) -> None:
-        """Set several members."""
-        await self._do("update", members)
-
-    async def clear(self) -> None:
-        """Empty the container."""
-        await self._do("clear")
-
-    async def sort(self, *, reverse: bool = False) -> None:
-        """Sort the list."""
-        await self._do("sort", reverse)
-
-    async def reverse(self) -> None:
-        """Turn the list round."""
-        await self._do("reverse")
 
 
 def named(conversation_id: str) -> str:

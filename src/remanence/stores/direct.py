@@ -10,10 +10,25 @@ from remanence import events
 from remanence.errors import Closed
 from remanence.feed.feed import Feed
 from remanence.feed.watch import Watch
-from remanence.model import EXPIRED, OK, REFUSED, Batch, Outcome, Reading, Receipt, Wanted, Write
+from remanence.model import (
+    EXPIRED,
+    OK,
+    REFUSED,
+    Batch,
+    Erased,
+    Erasure,
+    Forget,
+    Outcome,
+    Reading,
+    Receipt,
+    Wanted,
+    Write,
+)
 from remanence.protocols import Ack, Ask, Fetch, Runtime, Status, Store
 from remanence.settings import Settings
+from remanence.stores.erasing import FORGET_SECONDS
 from remanence.stores.known import Document, of_record
+from remanence.stores.receipts import check_named, looked_up
 from remanence.stores.resolve import NOTHING, Intent, Resolution, lifetime, needed, resolve
 from remanence.wire import codec
 from remanence.wire.identity import op_id
@@ -112,6 +127,20 @@ class DirectStore:
         """See `Gateway.watch`."""
         self._check_open()
         return Watch([self.feed], wanted, self.runtime, since)
+
+    async def forget(self, key: str, *, beginning: bool = False, deadline: float | None = None) -> Erased:
+        """See `Gateway.forget`: there is nothing beside the store."""
+        self._check_open()
+        check_named(key, beginning)
+        intent = self._intent(Forget(key, beginning))
+        limit = self._limit(FORGET_SECONDS if deadline is None else deadline)
+        await self.store.forget(Erasure(intent.op_id, intent.hlc, key, beginning), (), limit, live=True)
+        return Erased(intent.op_id, "erased")
+
+    async def erased(self, erasure: str, *, deadline: float | None = None) -> Erased:
+        """See `Gateway.erased`."""
+        self._check_open()
+        return await looked_up(self.store, erasure, self._limit(deadline))
 
     async def status(self) -> Status:
         """See `Gateway.status`."""

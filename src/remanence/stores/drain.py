@@ -16,18 +16,19 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
-import msgspec
 from msgspec.structs import replace
 
 from remanence import events
 from remanence.errors import WorldError
-from remanence.model import CONFLICT, DUPLICATE, STALE, Batch, Op, Outcome, Patch, Watermark
-from remanence.protocols import Fetch, Flight, Length, Runtime, Store
+from remanence.model import CONFLICT, DUPLICATE, STALE, Batch, Erasure, Forget, Op, Outcome, Patch, Watermark
+from remanence.protocols import Fetch, Flight, Runtime, Store
 from remanence.settings import Settings
 from remanence.stores.clock import StoreClock
 from remanence.stores.dating import Dating
+from remanence.stores.erasing import Erasing, before_erasure
 from remanence.stores.journal import Journal
 from remanence.stores.known import Known
+from remanence.stores.load import Load
 from remanence.stores.resolve import Intent, Resolution, needed, resolve
 from remanence.stores.rows import Draft, Lineage, Row, Settled
 from remanence.stores.settling import Settling
@@ -35,19 +36,6 @@ from remanence.stores.vouching import Vouching
 
 OVERLAPPED = 65536
 """Bytes that a socket takes at once: more would have to wait for the store before it is on the disk."""
-
-
-class Load(msgspec.Struct):
-    """A batch that is sent, what it was made of, and its way once it is under way."""
-
-    lineage: Lineage
-    rows: list[Row]
-    resolutions: Sequence[Resolution]
-    """None where there are no patches among the rows."""
-    batch: Batch
-    started: float
-    tick: int = -1
-    """See `Knowledge.tick`."""
 
 
 class Drain:
@@ -65,10 +53,11 @@ class Drain:
         mutex: AbstractContextManager[Any],
         vouching: Vouching | None = None,
         lost: Callable[[Journal, Row], None] = lambda journal, row: None,
+        let_go: Callable[[Sequence[Erasure]], None] | None = None,
     ) -> None:
         """`settled` and `lost`: see `Settling`. `mutex` guards the journal.
 
-        `vouching`: the feed's word for what the writes leave, where near reads want it.
+        `vouching`: the feed's word for near reads. `let_go`: rids all else of this process of what was erased.
         """
         self.journal = journal
         self.known = known
@@ -83,6 +72,7 @@ class Drain:
         self._mutex = mutex
         self._vouching = vouching
         self._nonce = ""
+        self._let_go_elsewhere = let_go or (lambda erasures: None)
         self._generation = -1
         self.at_hand = 4 * settings.batch_ops
         """Writes that are kept in memory to be sent: of more than these, none."""
@@ -94,6 +84,7 @@ class Drain:
         self.age = self._dating.age
         self._settling = Settling(journal, known, runtime, tell, settled, lost)
         self._common: dict[str, tuple[int, int, str]] = {}
+        self.erasing = Erasing(journal, known, store, runtime, mutex, self._dating.dated, self._let_go)
 
     def journalled(self, rows: Sequence[Row]) -> None:
         """Rows were just committed: keep them at hand so that sending need not read them back."""
@@ -109,6 +100,11 @@ class Drain:
         self._recent.clear()
         self._recent_bytes = 0
 
+    def _let_go(self, erasures: Sequence[Erasure]) -> None:
+        self._forget_recent()
+        self._settling.documents.clear()
+        self._let_go_elsewhere(erasures)
+
     # --- handshake ------------------------------------------------------------------------------
 
     async def handshake(self, deadline: float, *, renew: bool = True) -> None:
@@ -119,9 +115,6 @@ class Drain:
             self._settling.documents.clear()
         self.opened = False
         lineages = [lineage for lineage in self.journal.lineages if lineage.count]
-        if not lineages:  # nothing to compare: leave no watermark behind, only see whether somebody answers
-            await self._store.read([Length("remanence")], deadline)
-            return
         for lineage in lineages:
             before = self._runtime.boottime()
             mark = await self._store.open(lineage.name, self._nonce, deadline)
@@ -129,7 +122,8 @@ class Drain:
                 self._generation = self._store.generation
             self._hear_clock(mark, before)
             await self._compare(lineage, mark, deadline)
-        self.opened = True
+        await self.erasing.learn(deadline)
+        self.opened = bool(lineages)  # where there are none no watermark is left behind
 
     @property
     def unsure(self) -> bool:
@@ -250,12 +244,15 @@ class Drain:
             lineage = next((each for each in self.journal.lineages if each.pending), None)
             if lineage is None:
                 return
-            rows = self._rows(lineage, self._settings.batch_ops)
+            rows = before_erasure(self._rows(lineage, self._settings.batch_ops))
             self._tell_unreadable()
             intents, documents = self._dating.intents(lineage, rows), self._settling.documents
             wanted = [key for key in needed([row.write for row in rows]) if key not in documents]
         if wanted:
             await self._fetch(wanted, deadline)
+        if type(rows[0].write) is Forget:
+            await self.erasing.carry_out(intents[0], rows[0].write)
+            deadline = self._runtime.monotonic() + self._settings.deadline  # it may have taken long
         load = self._load(lineage, rows, self._resolved(intents))
         self._take(load, await self._store.apply(load.batch, deadline))
 
@@ -281,6 +278,8 @@ class Drain:
             or len(rows) > self._settings.batch_ops
             or journal.pending
         ):
+            return None
+        if any(type(row.write) is Forget for row in rows):
             return None
         patches = [row.write.key for row in rows if type(row.write) is Patch]
         for key in patches:

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 
 import msgspec
 
-from remanence.model import ABSENT, Append, Delete, Kept, Patch, Put, Record, Touch, Write
+from remanence.model import ABSENT, Append, Delete, Forget, Kept, Patch, Put, Record, Touch, Write
 from remanence.protocols import Ask, Fetch, Length, Lifetime, Tail, Told, Versions
 from remanence.stores.edits import EditRejected
 from remanence.stores.known import Entry, Knowledge, ListTail, of_record
@@ -80,6 +80,8 @@ def _fold(view: View, late: Late) -> None:
             if write.base is None or not view.known or write.base == _etag(view):
                 _archive(view, late, deleted=True)
                 view.known, view.record, view.items, view.length = True, None, [], 0
+        case Forget():
+            view.known, view.record, view.items, view.length = True, None, [], 0
         case Append():
             _append(view, late, write)
         case Touch() if view.record is not None or view.items:

@@ -7,15 +7,14 @@ Applied rows stay for a while: a server that forgets is told again.
 """
 
 import contextlib
-import hashlib
 from collections.abc import Sequence
 from typing import Any
 
 from remanence.errors import JournalFull, RemanenceError
-from remanence.model import Blank, Write
+from remanence.model import Blank, Forget, Write
 from remanence.protocols import Runtime
 from remanence.stores.outcomes import listed
-from remanence.stores.rows import Draft, Lineage, Outcome, Row, encode, is_blind, read_row
+from remanence.stores.rows import Draft, Lineage, Outcome, Row, encode, forked_name, is_blind, read_row
 from remanence.wire.sqlite import AlreadyThere, Database, FileDamaged, free_bytes
 
 SCHEMA = 1
@@ -48,8 +47,7 @@ class Journal:
         """Whether a commit failed or was interrupted: the file may have rows that are not counted here."""
         self.unreadable: list[Row] = []
         """Rows that were found unreadable and set aside, for whoever tells of it to take."""
-        self.pending_bytes = self.measure()
-        self.retained_bytes = int(self._database.run("SELECT coalesce(sum(length(write)), 0) FROM rows")[0][0])
+        self.emptied()
 
     @property
     def path(self) -> str:
@@ -277,7 +275,8 @@ class Journal:
                 (prefix, len(prefix), prefix),
             )
         ]
-        return [write for write in writes if type(write) is not Blank]  # refused, and its outcome forgotten
+        # a blank: refused, and its outcome forgotten; and what is forgotten by its beginning is no key
+        return [each for each in writes if not (type(each) is Blank or (type(each) is Forget and each.beginning))]
 
     def _index(self) -> None:
         last = self.active.end
@@ -331,14 +330,8 @@ class Journal:
         )
 
     def fork(self, lineage: Lineage, keep: int) -> str:
-        """Let the writes behind `keep` go on under a name derived from what they are.
-
-        Two copies that lose the same race derive the same name, so that the server takes their common
-        writes once. Returns the name.
-        """
-        first_moved = self.op_id(lineage, keep + 1) or ""
-        seed = f"{lineage.name} {keep} {first_moved}".encode()
-        name = hashlib.blake2b(seed, digest_size=12).hexdigest()
+        """Let the writes behind `keep` go on under a name derived from what they are, which is returned."""
+        name = forked_name(lineage, keep, self.op_id(lineage, keep + 1) or "")
         active = lineage is self.active
         successor = Lineage(
             name, lineage.row(keep + 1), lineage.count - keep, boot_id=lineage.boot_id, print=lineage.print
@@ -353,6 +346,11 @@ class Journal:
         self.lineages.insert(self.lineages.index(lineage) + 1, successor)
         self.pending_bytes = self.measure()
         return name
+
+    def emptied(self) -> None:
+        """Rows were emptied: measure anew."""
+        self.pending_bytes = self.measure()
+        self.retained_bytes = int(self._database.run("SELECT coalesce(sum(length(write)), 0) FROM rows")[0][0])
 
     def renew(self) -> str:
         """Begin a new lineage behind the active one, whose next numbers are taken; its name."""

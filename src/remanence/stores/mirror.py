@@ -14,7 +14,7 @@ from typing import Any, Final
 from remanence import events
 from remanence.errors import RemanenceError, WorldError, WrongKind
 from remanence.feed.feed import COUNT, Feed
-from remanence.model import Change, Cursor, Record
+from remanence.model import Change, Cursor, Erasure, Record
 from remanence.protocols import Ask, Fetch, Length, Lifetime, Runtime, Store, Tail, Told
 from remanence.stores.journal import Journal
 from remanence.stores.known import Knowledge
@@ -267,6 +267,11 @@ class Mirror:
         """Keys that are kept and begin with `prefix`."""
         with self._mutex:
             return self.file.keys(prefix, self._runtime.wall())
+
+    def erase(self, erasures: Sequence[Erasure]) -> None:
+        """Let go of what was erased, on the disk too."""
+        with self._mutex:
+            self.file.erase(erasures)
 
     def close(self) -> None:
         """Stop following and close the file."""

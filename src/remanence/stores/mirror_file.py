@@ -13,7 +13,7 @@ from typing import Any, Final
 import msgspec
 
 from remanence.errors import RemanenceError
-from remanence.model import Cursor, Record
+from remanence.model import Cursor, Erasure, Record
 from remanence.protocols import Ask, Fetch, Told
 from remanence.stores.known import Document, Entry, Knowledge, ListTail
 from remanence.stores.sqlite_shelf import Shelf
@@ -204,6 +204,20 @@ class MirrorFile:
             self._note("position", cursor.position)
             self._note("op_id", cursor.op_id)
         self.cursor = cursor
+
+    def erase(self, erasures: Sequence[Erasure]) -> None:
+        """Let go of what was erased, here and in the copy beside, so that nothing of it is left on the disk."""
+        copy = Path(self.path + COPY)
+        if copy.exists():
+            other = MirrorFile(Database(str(copy)), records=self._records, size=self._most, evict="lru")
+            other.erase(erasures)
+            other.close()
+        with self._database.transaction():
+            for erasure in erasures:
+                covered = "SELECT key, size FROM kept WHERE key = ?1 OR (?2 AND substr(key, 1, length(?1)) = ?1)"
+                gone = dict(self._database.run(covered, (erasure.key, erasure.beginning)))
+                self._drop(list(gone), gone)
+        self._database.compact()
 
     # --- reading --------------------------------------------------------------------------------
 

@@ -5,14 +5,31 @@ once, one journal, one change log. Between partitions nothing is promised: a cal
 may find its writes in one, journalled or applied, and not yet, or never, in the other.
 """
 
+import contextlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 from remanence.errors import Closed, InvalidArgument
 from remanence.feed.watch import Watch
-from remanence.model import Batch, Changes, Cursor, Outcome, Reached, Reading, Receipt, Wanted, Watermark, Write
+from remanence.model import (
+    Batch,
+    Changes,
+    Cursor,
+    Erased,
+    Erasure,
+    Outcome,
+    Reached,
+    Reading,
+    Receipt,
+    Seen,
+    Wanted,
+    Watermark,
+    Write,
+)
 from remanence.protocols import Ack, Ask, Flight, Runtime, Status, Store, Told
+from remanence.stores.erasing import FORGET_SECONDS
+from remanence.stores.receipts import together, unknown
 from remanence.stores.resilient import ResilientStore
 from remanence.stores.routes import Agreement
 from remanence.wire.keys import partition_of
@@ -86,6 +103,26 @@ class PartitionedStore:
         if any(part.closed for part in self.parts):
             raise Closed("this memory was closed: open a new one")
         return Watch([part.feed for part in self.parts], wanted, self.runtime, since)
+
+    async def forget(self, key: str, *, beginning: bool = False, deadline: float | None = None) -> Erased:
+        """See `Gateway.forget`; in every partition that may have some of it."""
+        limit = self._limit(FORGET_SECONDS if deadline is None else deadline)
+        await self._begin(limit)
+        parts = self.parts if beginning else [self.parts[partition_of(key, len(self.parts))]]
+        told = [await each.forget(key, beginning=beginning, deadline=self._left(limit)) for each in parts]
+        return together(told)
+
+    async def erased(self, erasure: str, *, deadline: float | None = None) -> Erased:
+        """See `Gateway.erased`."""
+        limit = self._limit(deadline)
+        told: list[Erased] = []
+        for one in erasure.split(","):
+            for part in self.parts:
+                with contextlib.suppress(InvalidArgument):  # another partition's
+                    told.append(await part.erased(one, deadline=self._left(limit)))
+        if not told:
+            raise unknown()
+        return together(told)
 
     async def status(self) -> Status:
         """See `Gateway.status`: what adds up added up, and of the rest the worst."""
@@ -191,6 +228,18 @@ class PartitionedReads:
         self._of_one()
 
     async def replicated(self, lineage: str, replicas: int, wait: float, deadline: float) -> tuple[Reached, int]:
+        """Of one partition alone."""
+        self._of_one()
+
+    async def forget(self, erasure: Erasure, lineages: Sequence[str], deadline: float, *, live: bool) -> None:
+        """Of one partition alone."""
+        self._of_one()
+
+    async def erasures(self, holder: str, seen: Seen | None, deadline: float) -> tuple[list[Erasure], Seen]:
+        """Of one partition alone."""
+        self._of_one()
+
+    async def holders(self, deadline: float) -> Mapping[str, Seen]:
         """Of one partition alone."""
         self._of_one()
 

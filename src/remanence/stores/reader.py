@@ -1,13 +1,14 @@
 """Reading through a resilient store: the server's answer with own pending writes, or what is known here."""
 
+import contextlib
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from remanence.errors import DeadlineExceeded, Misconfigured, PoolExhausted, WorldError
-from remanence.model import Delete, Reading, Record
+from remanence.errors import Closed, DeadlineExceeded, Misconfigured, PoolExhausted, WorldError
+from remanence.model import Delete, Forget, Reading, Record
 from remanence.protocols import Ask, Fetch, Length, Lifetime, Tail, Told, Versions
 from remanence.stores.drain import Drain
 from remanence.stores.folding import Late, View, answer, fold, view_of
@@ -56,6 +57,20 @@ class Reader:
 
     async def read(self, asks: Sequence[Ask], limit: float) -> list[Reading[Any]]:
         """Answers, from the store where it answers by `limit`, else from here."""
+        with self._open():
+            return await self._read(asks, limit)
+
+    @contextlib.contextmanager
+    def _open(self) -> Iterator[None]:
+        """Raise `Closed` where another thread or task closes meanwhile: a file that is closed seems damaged."""
+        try:
+            yield
+        except FileDamaged:
+            if self._owner.closed:
+                raise Closed("this memory was closed: open a new one") from None
+            raise
+
+    async def _read(self, asks: Sequence[Ask], limit: float) -> list[Reading[Any]]:
         owner = self._owner
         for attempt in (1, 2):
             await self._assure(limit)
@@ -287,6 +302,10 @@ class Reader:
 
     async def scan(self, prefix: str, cursor: str, count: int, limit: float) -> tuple[list[str], str]:
         """One page of keys with pending writes considered; while the store is away, all that is known."""
+        with self._open():
+            return await self._scan(prefix, cursor, count, limit)
+
+    async def _scan(self, prefix: str, cursor: str, count: int, limit: float) -> tuple[list[str], str]:
         owner = self._owner
         if owner.contact.readable:
             try:
@@ -315,7 +334,7 @@ class Reader:
             found: dict[str, bool] = {}
             for drain in [*self._owner.adopted, self._owner.drain]:
                 for write in drain.journal.last_writes(prefix):
-                    found[write.key] = not isinstance(write, Delete)
+                    found[write.key] = not isinstance(write, Delete | Forget)
             return found
 
 

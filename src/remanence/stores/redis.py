@@ -1,6 +1,5 @@
 """The store on one Redis or Valkey server: scripts for writes, pipelines for reads."""
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,49 +12,25 @@ from remanence.model import (
     Changes,
     Cursor,
     Delete,
+    Erasure,
     Op,
     Outcome,
     Put,
     Reached,
     Record,
+    Seen,
     Touch,
     Watermark,
 )
 from remanence.protocols import Ask, Fetch, Length, Lifetime, Runtime, Tail, Told, Versions
+from remanence.stores.redis_erasures import Erasures, Exchange
 from remanence.stores.versions import once, read
 from remanence.wire import codec
 from remanence.wire.keys import Keyspace, glob_literal
 from remanence.wire.pool import LinkPool, Slot
 from remanence.wire.redis import Command, Connect, Link
 from remanence.wire.refusals import Refusal, refused
-from remanence.wire.texts import text_of
-
-Words = list[str | bytes]
-
-
-class Script:
-    """A Lua script by its digest, sent whole only where the server does not know it."""
-
-    def __init__(self, name: str) -> None:
-        self.text = text_of(f"lua/{name}")
-        self.digest = hashlib.sha1(self.text.encode(), usedforsecurity=False).hexdigest()
-
-    def words(self, *arguments: str | bytes) -> Words:
-        """The command that runs it with `arguments`: number of keys, keys, values."""
-        return ["EVALSHA", self.digest, *arguments]
-
-    async def call(self, link: Link, words: Words, deadline: float) -> Any:
-        """Run it; its reply."""
-        link.post([words], deadline)
-        return await self.reply((await link.answer(1, deadline))[0], link, words, deadline)
-
-    async def reply(self, reply: Any, link: Link, words: Words, deadline: float) -> Any:
-        """What the server answered, once it has the script. Raises what an error means."""
-        if isinstance(reply, Refusal) and reply.word == "NOSCRIPT":
-            reply = (await link.exchange([["EVAL", self.text, *words[2:]]], deadline))[0]
-        if isinstance(reply, Refusal):
-            raise refused(reply)
-        return reply
+from remanence.wire.scripts import Script, Words
 
 
 class _Flight:
@@ -124,7 +99,10 @@ class RedisStore:
         self._history = history
         self._limits = f"{f'/{history}' if history else ''} {log_length} {int(tombstone_ttl * 1000)}"
         self._watermark_ms = str(int(watermark_ttl * 1000))
-        self._apply, self._open, self._forward = (Script(f"{n}.lua") for n in ("apply", "open", "forward"))
+        self._apply, self._open, self._forward, self._erase = (
+            Script(f"{name}.lua") for name in ("apply", "open", "forward", "erase")
+        )
+        self._erasures = Erasures(keyspace, runtime.wall, watermark_ttl)
 
     async def open(self, lineage: str, nonce: str, deadline: float) -> Watermark:
         """See `Store.open`."""
@@ -281,6 +259,31 @@ class RedisStore:
         )
         (seq, last), _, count = map(_checked, replies)
         return Reached(int(seq or 0), (last or b"  ").split(b" ", 2)[1].decode()), int(count)
+
+    async def forget(self, erasure: Erasure, lineages: Sequence[str], deadline: float, *, live: bool) -> None:
+        """See `Store.forget`."""
+        stamp = (erasure.op_id, f"{erasure.hlc:016d}", self._limits.rpartition(" ")[2], str(int(live)))
+
+        async def sweep(keys: Sequence[str]) -> None:
+            names = [name for key in keys for name in (*self._keys.pair(key), self._keys.history(key))]
+            words = self._erase.words(str(1 + len(names)), self._keys.log, *names, *stamp)
+            await self._writer.use(deadline, lambda link: self._erase.call(link, words, deadline))
+
+        await self._erasures.forget(erasure, lineages, self._asking(deadline), sweep)
+
+    async def erasures(self, holder: str, seen: Seen | None, deadline: float) -> tuple[list[Erasure], Seen]:
+        """See `Store.erasures`."""
+        return await self._erasures.behind(holder, seen, self._asking(deadline))
+
+    async def holders(self, deadline: float) -> Mapping[str, Seen]:
+        """See `Store.holders`."""
+        return await self._erasures.holders(self._asking(deadline))
+
+    def _asking(self, deadline: float) -> Exchange:
+        async def exchange(commands: Sequence[Command]) -> list[Any]:
+            return [_checked(reply) for reply in await self._exchange(commands, deadline)]
+
+        return exchange
 
     async def facts(self, deadline: float) -> Mapping[str, str]:
         """See `Store.facts`."""

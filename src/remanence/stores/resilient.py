@@ -15,18 +15,20 @@ from remanence import events
 from remanence.errors import Closed, DeadlineExceeded, Misconfigured, RemanenceError, WorldError
 from remanence.feed.feed import WAIT, Feed
 from remanence.feed.watch import Watch
-from remanence.model import Reading, Receipt, Wanted, Write
+from remanence.model import Erased, Erasure, Reading, Receipt, Wanted, Write
 from remanence.protocols import Ack, Ask, Runtime, Signal, Status, Store
 from remanence.settings import Settings
 from remanence.stores.contact import Contact, status
-from remanence.stores.drain import Drain, Load
+from remanence.stores.drain import Drain
 from remanence.stores.intake import Intake
 from remanence.stores.journal import Journal
 from remanence.stores.keeper import Keeper
 from remanence.stores.known import Known
+from remanence.stores.load import Load
 from remanence.stores.merging import Merging
 from remanence.stores.mirror import Mirror
 from remanence.stores.reader import Reader
+from remanence.stores.receipts import forget, receipt
 from remanence.stores.replicas import replicated
 from remanence.stores.rows import Settled
 from remanence.stores.shelf import Shelf
@@ -72,32 +74,15 @@ class ResilientStore:
 
     def _drain_of(self, journal: Journal) -> Drain:
         known = Known(journal.database, records=self.settings.local_records)
-        return Drain(
-            journal,
-            known,
-            self.store,
-            self.runtime,
-            self.settings,
-            self.tell,
-            partial(self._settle, journal),
-            self.mutex,
-            self.vouching,
-            self.merging.take,
-        )
+        settled = partial(self._settle, journal)
+        rest = (self.store, self.runtime, self.settings, self.tell, settled, self.mutex)
+        return Drain(journal, known, *rest, self.vouching, self.merging.take, self._let_go)
 
     def adopt(self, journal: Journal) -> Drain:
-        """Take over a journal that an ended process left."""
-        drain = Drain(
-            journal,
-            Known(journal.database, records=0),
-            self.store,
-            self.runtime,
-            self.settings,
-            self.tell,
-            lambda settled: None,  # whoever waited for these has ended
-            self.mutex,
-            lost=self.merging.take,
-        )
+        """Take over a journal that an ended process left: whoever waited for its writes has ended."""
+        known = Known(journal.database, records=0)
+        rest = (self.store, self.runtime, self.settings, self.tell, lambda settled: None, self.mutex)
+        drain = Drain(journal, known, *rest, lost=self.merging.take)
         self.adopted.append(drain)
         return drain
 
@@ -336,6 +321,22 @@ class ResilientStore:
 
     def _limit(self, deadline: float | None) -> float:
         return self.runtime.monotonic() + (self.settings.deadline if deadline is None else deadline)
+
+    # --- forgetting -----------------------------------------------------------------------------
+
+    async def forget(self, key: str, *, beginning: bool = False, deadline: float | None = None) -> Erased:
+        """See `Gateway.forget`."""
+        return await forget(self, key, beginning, deadline)
+
+    async def erased(self, erasure: str, *, deadline: float | None = None) -> Erased:
+        """See `Gateway.erased`."""
+        return await receipt(self, erasure, self._limit(deadline))
+
+    def _let_go(self, erasures: Sequence[Erasure]) -> None:
+        if self.vouching is not None:
+            self.vouching.doubt()
+        if self.mirror is not None:
+            self.mirror.erase(erasures)
 
     # --- life -----------------------------------------------------------------------------------
 

@@ -19,6 +19,7 @@ from remanence.model import (
     Append,
     Blank,
     Delete,
+    Forget,
     Op,
     Patch,
     Put,
@@ -56,7 +57,7 @@ class Resolution(msgspec.Struct, frozen=True):
 
 def lifetime(write: Write) -> int:
     """The `ttl` a write was made with."""
-    return NEVER if isinstance(write, Delete | Blank) else write.ttl
+    return NEVER if isinstance(write, Delete | Blank | Forget) else write.ttl
 
 
 def remaining(ttl: int, elapsed: float) -> int:
@@ -122,6 +123,8 @@ def _resolve(intent: Intent, write: Any) -> Resolution:
             after = NOTHING
         case Touch():
             write = Touch(write.key, ttl)
+        case Forget():  # which was carried out by now: its place in the order is left
+            write = Blank(write.key)
     return Resolution(Op(intent.op_id, intent.hlc, write, intent.live), None, "", after)
 
 

@@ -1,5 +1,6 @@
 """What a journal consists of: rows, lineages, and writes without effect."""
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, get_args
@@ -84,6 +85,14 @@ class Draft(msgspec.Struct, frozen=True):
     rows: list[Row]
     encoded: list[bytes]
     size: int
+
+
+def forked_name(lineage: Lineage, keep: int, op_id: str) -> str:
+    """What the writes of a lineage behind `keep` are called, the first of which is `op_id`.
+
+    Two copies that lose the same race derive the same name, so that the server takes their common writes once.
+    """
+    return hashlib.blake2b(f"{lineage.name} {keep} {op_id}".encode(), digest_size=12).hexdigest()
 
 
 def is_blind(write: Write) -> bool:

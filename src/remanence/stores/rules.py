@@ -27,10 +27,12 @@ from remanence.model import (
     Batch,
     Blank,
     Delete,
+    Erasure,
     Kept,
     Op,
     Outcome,
     Put,
+    Seen,
     Touch,
     Watermark,
 )
@@ -43,6 +45,11 @@ LEAD: Final = 5_000_000
 """Microseconds that a writer's clock may run ahead of the store's."""
 MOVED: Final = "moved"
 """What `judge` calls a merge whose base has moved on. Never a result: the batch ends before it."""
+
+
+RELAY: Final = "relay-"
+"""What the lineages of relays begin with: they have no journal that could bring anything back, and no erasure ends
+their sessions."""
 
 
 class Mark(msgspec.Struct, frozen=True):
@@ -160,6 +167,26 @@ class Shelf(Protocol):
 
     def age(self, key: str) -> None:
         """Let the earlier versions live as long as what is at `key`, or where nothing is, as a tombstone."""
+
+
+def erase(shelf: Shelf, key: str, erasure: Erasure, *, live: bool) -> None:
+    """Remove what an erasure covers, and tell of it as of a delete. See `Store.forget` for `live`."""
+    shelf.archive(key, (), 0)
+    shelf.age(key)
+    stamp = shelf.stamp(key)
+    hlc = stamp[1] if stamp else 0
+    if stamp == NOTHING or (hlc > erasure.hlc and not live):
+        return
+    shelf.remove(key)
+    shelf.bury(key, (erasure.op_id, max(hlc, erasure.hlc)))
+    shelf.announce("", 0, Op(erasure.op_id, erasure.hlc, Delete(key)), OK)
+
+
+def behind(erasures: Sequence[Erasure], seen: Seen) -> tuple[list[Erasure], Seen]:
+    """Those behind a place in the list of all, and the place behind them."""
+    number = len(erasures)
+    known = 0 < seen.number <= number and erasures[seen.number - 1].op_id == seen.op_id
+    return list(erasures[seen.number if known else 0 :]), Seen(number, erasures[-1].op_id) if number else Seen()
 
 
 def follow(batch: Batch, mark: Mark, shelf: Shelf, latest: int, history: int = 0) -> tuple[Outcome, Mark]:

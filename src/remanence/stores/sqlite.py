@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any, Final
 
 from remanence.errors import Closed, Misconfigured
-from remanence.model import BEGINNING, Batch, Changes, Cursor, Outcome, Reached, Watermark
+from remanence.model import BEGINNING, Batch, Changes, Cursor, Erasure, Outcome, Reached, Seen, Watermark
 from remanence.protocols import Ask, Told
-from remanence.stores.rules import LEAD, Mark, admitted, follow
-from remanence.stores.sqlite_shelf import COUNT, PAGE, Shelf
+from remanence.stores.rules import LEAD, Mark, admitted, behind, erase, follow
+from remanence.stores.sqlite_shelf import COUNT, KEYS_EVER, PAGE, Shelf
 from remanence.wire.sqlite import Database, sql_text, usable_folder, version
 
-SCHEMA: Final = 1
+SCHEMA: Final = 2
 _EVERY: Final = 1000  # milliseconds between two looks for what has expired
 
 
@@ -135,6 +135,38 @@ class SQLiteStore:
         _, (reached,) = await self.read([], deadline, [lineage])
         return reached, 0
 
+    async def forget(self, erasure: Erasure, lineages: Sequence[str], deadline: float, *, live: bool) -> None:
+        """See `Store.forget`. The file is written anew, so that what was erased is not in its gaps either."""
+        with self._writing(deadline) as shelf:
+            shelf.note_erasure(erasure)
+            shelf.end_sessions(lineages)
+            start = erasure.key
+            for (key,) in shelf.run(KEYS_EVER, (start,)):
+                if not key.startswith(start):
+                    break
+                if erasure.covers(key):
+                    erase(shelf, key, erasure, live=live)
+            while shelf.sweep():  # what has expired lies there still
+                continue
+            shelf.empty_removed()
+        with self._mutex:
+            self._connected(deadline).compact()
+
+    async def erasures(self, holder: str, seen: Seen | None, deadline: float) -> tuple[list[Erasure], Seen]:
+        """See `Store.erasures`."""
+        with self._writing(deadline) as shelf:
+            if seen is None:
+                shelf.drop_holder(holder)
+                return [], Seen()
+            if holder:
+                shelf.note_holder(holder, seen, shelf.now + self._watermark_ms)
+            return behind(shelf.erasures(), seen)
+
+    async def holders(self, deadline: float) -> Mapping[str, Seen]:
+        """See `Store.holders`."""
+        with self._reading(deadline) as shelf:
+            return shelf.holders()
+
     async def facts(self, deadline: float) -> Mapping[str, str]:
         """See `Store.facts`."""
         with self._reading(deadline) as shelf:
@@ -232,9 +264,9 @@ def _prepare(database: Database) -> None:
         with database.transaction():
             if _schema(database) == 0:  # nobody else has made them meanwhile
                 database.run(sql_text("store.sql"))
-    if not database.run("SELECT 1 FROM sqlite_schema WHERE name = 'versions_expiry'"):
+    if _schema(database) == 1:
         with database.transaction():
-            database.run(sql_text("store_versions.sql"))
+            database.run(sql_text("additions.sql"))
     found = _schema(database)
     if found > SCHEMA:
         database.close()

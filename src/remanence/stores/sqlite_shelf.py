@@ -3,10 +3,12 @@
 from collections.abc import Sequence
 from typing import Any, Final
 
+import msgspec
+
 from remanence.errors import WrongKind
-from remanence.model import KEEP_TTL, NEVER, NOWHERE, Change, Kept, Op, Reached, Record
+from remanence.model import KEEP_TTL, NEVER, NOWHERE, Change, Erasure, Kept, Op, Reached, Record, Seen
 from remanence.protocols import Ask, Fetch, Length, Lifetime, Told, Versions
-from remanence.stores.rules import NOTHING, Mark, Stamp, span
+from remanence.stores.rules import NOTHING, RELAY, Mark, Stamp, span
 from remanence.stores.versions import once
 from remanence.wire.codec import stamped
 from remanence.wire.sqlite import Database
@@ -28,6 +30,11 @@ UNION ALL
 SELECT key FROM lists WHERE key > ?1 AND key >= ?2 AND (expires_at IS NULL OR expires_at > ?3)
 ORDER BY key LIMIT ?4
 """
+KEYS_EVER: Final = """
+SELECT key FROM documents WHERE key >= ?1 UNION SELECT key FROM lists WHERE key >= ?1
+UNION SELECT key FROM versions WHERE key >= ?1 ORDER BY key
+"""
+"""With those that have expired, or of which only earlier versions are left."""
 COUNT: Final = """
 SELECT (SELECT count(*) FROM documents WHERE expires_at IS NULL OR expires_at > ?1)
 + (SELECT count(key) FROM lists WHERE expires_at IS NULL OR expires_at > ?1)
@@ -215,6 +222,42 @@ class Shelf:
         first, end = span(start, stop, length if kind == "list" else 0)
         places = "SELECT item FROM items WHERE list = ? AND position > ? AND position <= ? ORDER BY position"
         return [item for (item,) in self.run(places, (number, first, end))] if end else []
+
+    def note_erasure(self, erasure: Erasure) -> None:
+        """Put it at the end of the list, unless it is there."""
+        row = (erasure.op_id, erasure.hlc, erasure.key, erasure.beginning)
+        self.run("INSERT OR IGNORE INTO erasures (op_id, hlc, key, beginning) VALUES (?, ?, ?, ?)", row)
+
+    def erasures(self) -> list[Erasure]:
+        """All of them, in order."""
+        rows = self.run("SELECT op_id, hlc, key, beginning FROM erasures ORDER BY number")
+        return [Erasure(op_id, hlc, key, bool(beginning)) for op_id, hlc, key, beginning in rows]
+
+    def end_sessions(self, lineages: Sequence[str]) -> None:
+        """Have every lineage but these begin a session anew before it writes."""
+        self.run(
+            "UPDATE watermarks SET nonce = '' "
+            "WHERE lineage NOT IN (SELECT value FROM json_each(?1)) AND substr(lineage, 1, length(?2)) <> ?2",
+            (msgspec.json.encode(lineages).decode(), RELAY),
+        )
+
+    def note_holder(self, holder: str, seen: Seen, end: int) -> None:
+        """A journal has let go of what was erased up to there."""
+        self.run("REPLACE INTO holders VALUES (?, ?, ?, ?)", (holder, *seen, end))
+
+    def drop_holder(self, holder: str) -> None:
+        """A journal does not exist any more."""
+        self.run("DELETE FROM holders WHERE holder = ?", (holder,))
+
+    def holders(self) -> dict[str, Seen]:
+        """How far each journal has come."""
+        rows = self.run("SELECT holder, number, op_id FROM holders WHERE expires_at > ?", (self.now,))
+        return {holder: Seen(number, op_id) for holder, number, op_id in rows}
+
+    def empty_removed(self) -> None:
+        """Delete the items of removed lists at once, not some at a time."""
+        self.run("DELETE FROM items WHERE list IN (SELECT id FROM lists WHERE key IS NULL)")
+        self.run("DELETE FROM lists WHERE key IS NULL")
 
     def trim(self, length: int, added: int) -> None:
         """Delete the oldest entries of the change log past `length`, a chunk of them at a time."""

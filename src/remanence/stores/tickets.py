@@ -8,7 +8,7 @@ from remanence.protocols import Signal
 from remanence.stores.rows import Settled
 
 if TYPE_CHECKING:
-    from remanence.stores.drain import Load
+    from remanence.stores.load import Load
 
 
 class Ticket:

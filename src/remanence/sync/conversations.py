@@ -83,6 +83,7 @@ class ConversationManager(Opened[Conversations]):
     read = blocking(Conversations.read)
     update = blocking(Conversations.update)
     delete = blocking(Conversations.delete)
+    forget = blocking(Conversations.forget)
     statistics = blocking(Conversations.statistics)
     watch = watching(Conversations.watch)
     on_change = watching(Conversations.on_change)

@@ -21,6 +21,7 @@ class _Calls(Opened[Messages]):
     get = blocking(Messages.get)
     read = blocking(Messages.read)
     clear = blocking(Messages.clear)
+    forget = blocking(Messages.forget)
     exists = blocking(Messages.exists)
     count = blocking(Messages.count)
     ttl = blocking(Messages.ttl)

@@ -6,10 +6,11 @@ from typing import Any, Unpack
 from remanence.engine import shared_blocking
 from remanence.errors import InvalidKey, Rejected
 from remanence.faces.bound import is_same, plain
+from remanence.faces.editor import Editor
 from remanence.faces.live import wrap
 from remanence.faces.merging import Merge
 from remanence.faces.moves import Moves
-from remanence.faces.state import Editor, State, named
+from remanence.faces.state import State, named
 from remanence.faces.values import value_of
 from remanence.runtime.blocking import run
 from remanence.settings import Options, Settings
@@ -63,6 +64,7 @@ class Memory(Opened[State]):
     update = blocking(State.update)
     history = blocking(State.history)
     rollback = blocking(State.rollback)
+    forget = blocking(State.forget)
     ttl = blocking(State.ttl)
     expire = blocking(State.expire)
     keys = blocking(State.keys)
@@ -193,7 +195,7 @@ class SharedRoot:
 
 
 class BlockingEditor:
-    """See `remanence.faces.state.Editor`."""
+    """See `remanence.faces.editor.Editor`."""
 
     def __init__(self, editor: Editor) -> None:
         self._face = editor

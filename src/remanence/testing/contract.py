@@ -15,6 +15,7 @@ import hashlib
 from remanence.errors import WrongKind
 from remanence.model import NOWHERE, Append, Blank, Op, Outcome, Record
 from remanence.protocols import Fetch, Length, Lifetime, Tail
+from remanence.testing.contract_erasures import ErasuresContract
 from remanence.testing.contract_log import LogContract
 from remanence.testing.contract_writes import WriteContract
 from remanence.testing.store_case import PAST, append, delete, op_id, put, text
@@ -33,7 +34,7 @@ UNSTAMPED = (
 """What others may have written, which only begins like ours."""
 
 
-class StoreContract(WriteContract, LogContract):
+class StoreContract(WriteContract, LogContract, ErasuresContract):
     """The promises of `Store`, one test each."""
 
     # --- sessions

@@ -4,7 +4,7 @@
 Beside `StoreContract`, which the same store must fulfil as well.
 """
 
-from remanence.model import ABSENT, KEEP_TTL, NEVER, PASSED
+from remanence.model import ABSENT, KEEP_TTL, NEVER, PASSED, Erasure
 from remanence.protocols import Tail
 from remanence.testing.store_case import PAST, StoreCase, append, delete, op_id, put, text, touch
 
@@ -148,3 +148,11 @@ class VersionContract(StoreCase):
         assert self.versions() == []
         self.apply(put(4), put(5))
         assert self.versions() == put_by(4)
+
+    def test_what_is_erased_has_no_earlier_versions_either(self) -> None:
+        self.apply(put(1), put(2), put(3, "m"), put(4, "m"), delete(5, "m"), put(6, "n"), put(7, "n"))
+        erasures = Erasure(op_id(8), PAST + 8, "k"), Erasure(op_id(9), PAST + 9, "m", beginning=True)
+        for erasure in erasures:
+            self.run(self.store.forget(erasure, (), self.deadline(), live=True))
+        assert [self.versions(key) for key in ("k", "m")] == [[], []]
+        assert self.versions("n")

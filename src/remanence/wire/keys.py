@@ -90,6 +90,12 @@ class Keyspace:
         self.prefix = f"{{{self.tag}}}:" if namespace or partition or tagged else ""
         self._own = f"remanence:{{{self.tag}}}:"
         self.log = f"{self._own}log"
+        self.erasures = f"{self._own}erasures"
+        """What was erased for good, in order."""
+        self.holders = f"{self._own}holders"
+        """How far each journal has let go of that."""
+        self.watermarks = f"{self._own}w:"
+        """What the names of watermarks begin with."""
         self.partitions = f"{self._own}partitions"
         """Where it is said how many partitions the namespace has; of the first one's names alone."""
 
@@ -126,4 +132,4 @@ class Keyspace:
 
     def watermark(self, lineage: str) -> str:
         """Where the store keeps how far it followed a lineage."""
-        return f"{self._own}w:{lineage}"
+        return f"{self.watermarks}{lineage}"

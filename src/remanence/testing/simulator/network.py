@@ -10,12 +10,13 @@ from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any, TypeVar
 
 from remanence.errors import DeadlineExceeded, ServerFull, Unavailable, WorldError
-from remanence.model import Batch, Changes, Cursor, Outcome, Reached, Watermark
+from remanence.model import Batch, Changes, Cursor, Erasure, Outcome, Reached, Seen, Watermark
 from remanence.protocols import Ask, Told
 from remanence.runtime.blocking import run
 from remanence.runtime.simulated import EPOCH, SimulatedTask, Simulation
 from remanence.settings import Settings
-from remanence.stores.memory import MemoryStore, Snapshot
+from remanence.stores.memory import MemoryStore
+from remanence.stores.memory_shelf import Snapshot
 from remanence.testing.simulator.invariants import Oracle
 
 T = TypeVar("T")
@@ -183,6 +184,18 @@ class Link:
     async def replicated(self, lineage: str, replicas: int, wait: float, deadline: float) -> tuple[Reached, int]:
         """See `Store.replicated`."""
         return await self._ask(lambda store: store.replicated(lineage, replicas, wait, deadline), deadline)
+
+    async def forget(self, erasure: Erasure, lineages: Sequence[str], deadline: float, *, live: bool) -> None:
+        """See `Store.forget`."""
+        return await self._ask(lambda store: store.forget(erasure, lineages, deadline, live=live), deadline)
+
+    async def erasures(self, holder: str, seen: Seen | None, deadline: float) -> tuple[list[Erasure], Seen]:
+        """See `Store.erasures`."""
+        return await self._ask(lambda store: store.erasures(holder, seen, deadline), deadline)
+
+    async def holders(self, deadline: float) -> Mapping[str, Seen]:
+        """See `Store.holders`."""
+        return await self._ask(lambda store: store.holders(deadline), deadline)
 
     async def facts(self, deadline: float) -> Mapping[str, str]:
         """See `Store.facts`."""
