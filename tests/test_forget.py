@@ -43,12 +43,15 @@ def on_disk(*folders: Path) -> list[str]:
 
 def on_server(server: Server, namespace: str) -> list[bytes]:
     """The keys of a namespace whose names or values hold the secret."""
+    read: dict[bytes, Callable[[Any, bytes], Any]] = {
+        b"string": lambda client, key: client.get(key),
+        b"list": lambda client, key: client.lrange(key, 0, -1),
+        b"hash": lambda client, key: client.hgetall(key),
+        b"stream": lambda client, key: client.xrange(key),
+    }
     with closing(server.client()) as client:
-        return [
-            key
-            for key in client.keys("*{" + tag(namespace) + "}*")
-            if SECRET.encode() in key + (client.dump(key) or b"")
-        ]
+        keys = client.keys(f"*{{{tag(namespace)}}}*")
+        return [key for key in keys if SECRET in f"{key!r} {read[client.type(key)](client, key)!r}"]
 
 
 def told_by(memory: Memory, name: str) -> Any:
@@ -298,9 +301,30 @@ def test_near_reads_notice(server: Server, namespace: str, tmp_path: Path):
         assert eventually(lambda: reader.get("x", None) is None, 3.0)
 
 
+@pytest.mark.parametrize("history", [0, 3])
+def test_earlier_versions_go_too_whoever_kept_them(server: Server, namespace: str, tmp_path: Path, history: int):
+    with (
+        open_memory(server, namespace, tmp_path / "1", history=3) as keeper,
+        open_memory(server, namespace, tmp_path / "2", history=history) as memory,
+    ):
+        for name in ("x", "deleted", "exact"):
+            keeper.set(name, SECRET)
+            keeper.set(name, "harmless")
+        keeper.delete("deleted")
+        assert len(on_server(server, namespace)) == 3
+        assert memory.forget("exact").state == "erased"
+        told = memory.engine.forget("memory:", beginning=True)
+        assert confirmed(memory, told)
+        assert not on_server(server, namespace)
+        assert not on_disk(tmp_path)
+        keeper.x = "new"
+        assert [each.value for each in keeper.history("x")] == ["new"]
+
+
 @pytest.mark.parametrize("backend", ["sqlite", "memory"])
 def test_without_a_server(backend: str, tmp_path: Path):
-    with Memory(backend=backend, path=tmp_path) as memory:
+    with Memory(backend=backend, path=tmp_path, history=2) as memory:
+        memory.x = SECRET
         memory.x, memory.kept, memory.log = SECRET, "kept", [SECRET] * 300
         assert bool(on_disk(tmp_path)) is (backend == "sqlite")
         told = memory.engine.forget("memory:x")

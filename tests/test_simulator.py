@@ -309,7 +309,7 @@ MUTANTS = {
         replaced(dating, "LIVE_SECONDS", -1.0), "clock, kill, partition", plan={"skews": True}
     ),
     "a copied or cut journal goes on as it was": Mutant(unnoticed, "power"),
-    "deletes leave no tombstone": Mutant(replaced(memory._Shelf, "tombstone", nothing), "partition, restart"),
+    "deletes leave no tombstone": Mutant(replaced(memory.Shelf, "tombstone", nothing), "partition, restart"),
     "patches overwrite": Mutant(replaced(rules, "judge", merges_unconditional), ""),
     "what was refused is sent again": Mutant(records_without_blanking, "failover, empty"),
     "a refused patch looks like any blank": Mutant(

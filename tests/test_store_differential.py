@@ -1,5 +1,6 @@
 """T40: the memory store is the specification; Lua on every server, and SQLite, do exactly what it does."""
 
+import math
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,7 +13,7 @@ import redis
 from hypothesis import strategies as st
 
 from remanence.model import ABSENT, Append, Batch, Blank, Delete, Op, Put, Record, Touch
-from remanence.protocols import Fetch, Length, Lifetime, Store, Tail
+from remanence.protocols import Fetch, Length, Lifetime, Store, Tail, Versions
 from remanence.runtime.blocking import BlockingRuntime
 from remanence.stores.memory import MemoryStore
 from remanence.stores.redis import RedisStore
@@ -99,13 +100,17 @@ steps = st.builds(
     value=st.sampled_from(FOREIGN),
 )
 histories = st.lists(steps, min_size=1, max_size=14)
+depths = st.sampled_from([0, 0, 2])
+"""How many earlier versions both keep."""
+Follow = Callable[[list[Step], int], None]
+"""Lets the specification and a store that keep so many earlier versions take a history."""
 
 
 class Pair:
     """The specification and a store, side by side, through the same history."""
 
-    def __init__(self, subject: Store, plant: Callable[[str, bytes | list[bytes]], None] | None) -> None:
-        self.model = MemoryStore(time.time)
+    def __init__(self, subject: Store, plant: Callable[[str, bytes | list[bytes]], None] | None, depth: int) -> None:
+        self.model = MemoryStore(time.time, history=depth)
         self.subject = subject
         self.plant = plant
         for lineage in LINEAGES[:2]:  # the third one nobody opens at first
@@ -172,7 +177,7 @@ class Pair:
 
     def compare(self) -> None:
         """All that can be asked."""
-        asks = [ask for key in KEYS for ask in (Fetch(key), Tail(key), Length(key), Tail(key, -2, 5))]
+        asks = [ask for key in KEYS for ask in (Fetch(key), Tail(key), Length(key), Tail(key, -2, 5), Versions(key))]
         self.both(lambda store: store.read(asks, deadline(), LINEAGES))
         lives = [Lifetime(key) for key in KEYS]
         stores: list[Store] = [self.model, self.subject]
@@ -246,11 +251,15 @@ class OnServer:
         stamps = {key: self.client.get(self.keys.tombstone(key)) for key in KEYS}
         return {key: stamp for key, stamp in stamps.items() if stamp is not None}
 
+    def old_lives(self) -> dict[str, int]:
+        """How long the earlier versions live, where there are any."""
+        return {key: self.client.pttl(name) for key in KEYS if self.client.exists(name := self.keys.history(key))}
+
     def log(self) -> list[bytes]:
         return [entry[b"c"] for _, entry in self.client.xrange(self.keys.log)]
 
     def clear(self) -> None:
-        names = [name(key) for key in KEYS for name in (self.keys.data, self.keys.tombstone)]
+        names = [name(key) for key in KEYS for name in (self.keys.data, self.keys.tombstone, self.keys.history)]
         self.client.delete(*names, self.keys.log, *(self.keys.watermark(lineage) for lineage in LINEAGES))
 
 
@@ -258,22 +267,27 @@ def same_bytes(model: MemoryStore, server: OnServer) -> None:
     assert server.dump() == model.dump()
     dead = model.snapshot().tombstones
     assert server.tombstones() == {key: b"%s%016d" % (etag.encode(), hlc) for key, ((etag, hlc), _) in dead.items()}
+    state, now = model.snapshot(), time.time() * 1000
+    ends = {key: end / 1000 for key, (kept, end) in state.versions.items() if kept and end / 1000 > now}
+    wanted = {key: -1 if math.isinf(end) else int(end - now) for key, end in ends.items()}
+    found = server.old_lives()
+    assert found.keys() == wanted.keys() and all(near(wanted[key], found[key]) for key in found), (wanted, found)
     told = [f"{c.op_id} {c.lineage} {c.seq} {c.kind} {c.result} {server.keys.data(c.key)}" for c in model.log()]
     assert server.log() == [entry.encode() for entry in told]
 
 
 @pytest.fixture
-def on_server(server: Server, namespace: str) -> Iterator[Callable[[list[Step]], None]]:
+def on_server(server: Server, namespace: str) -> Iterator[Follow]:
     client = server.client()
     keys = Keyspace(namespace)
     address = Address(server.unix_url, connect_timeout=5.0)
     held = OnServer(client, keys)
 
-    def follow(history: list[Step]) -> None:
+    def follow(history: list[Step], depth: int) -> None:
         held.clear()
-        subject = RedisStore(blocking_connect(address), BlockingRuntime(), keys)
+        subject = RedisStore(blocking_connect(address), BlockingRuntime(), keys, history=depth)
         try:
-            pair = Pair(subject, held.plant)
+            pair = Pair(subject, held.plant, depth)
             for step in history:
                 pair.take(step)
             pair.compare()
@@ -287,14 +301,14 @@ def on_server(server: Server, namespace: str) -> Iterator[Callable[[list[Step]],
 
 
 @pytest.fixture
-def on_file(tmp_path: Path) -> Callable[[list[Step]], None]:
-    def follow(history: list[Step]) -> None:
+def on_file(tmp_path: Path) -> Follow:
+    def follow(history: list[Step], depth: int) -> None:
         path = tmp_path / "store.db"
         for old in tmp_path.glob("store.db*"):
             old.unlink()
-        subject = SQLiteStore(path, time.time, time.monotonic)
+        subject = SQLiteStore(path, time.time, time.monotonic, history=depth)
         try:
-            pair = Pair(subject, None)
+            pair = Pair(subject, None, depth)
             for step in history:
                 pair.take(step)
             pair.compare()
@@ -305,28 +319,28 @@ def on_file(tmp_path: Path) -> Callable[[list[Step]], None]:
     return follow
 
 
-def search(follow: Callable[[list[Step]], None], examples: int) -> None:
+def search(follow: Follow, examples: int) -> None:
     """Let hypothesis look for a history in which they differ."""
     health = [hypothesis.HealthCheck.too_slow, hypothesis.HealthCheck.data_too_large]
     settings = hypothesis.settings(max_examples=examples, suppress_health_check=health, database=None)
-    settings(hypothesis.given(histories)(lambda history: follow(history)))()
+    settings(hypothesis.given(histories, depths)(lambda history, depth: follow(history, depth)))()
 
 
-def test_every_server_does_what_the_specification_does(on_server: Callable[[list[Step]], None]) -> None:
+def test_every_server_does_what_the_specification_does(on_server: Follow) -> None:
     search(on_server, 250)
 
 
-def test_sqlite_does_what_the_specification_does(on_file: Callable[[list[Step]], None]) -> None:
+def test_sqlite_does_what_the_specification_does(on_file: Follow) -> None:
     search(on_file, 100)
 
 
 @pytest.mark.soak
 @pytest.mark.timeout(3600)
-def test_every_server_does_so_for_long(on_server: Callable[[list[Step]], None]) -> None:
+def test_every_server_does_so_for_long(on_server: Follow) -> None:
     search(on_server, 10_000)
 
 
 @pytest.mark.soak
 @pytest.mark.timeout(3600)
-def test_sqlite_does_so_for_long(on_file: Callable[[list[Step]], None]) -> None:
+def test_sqlite_does_so_for_long(on_file: Follow) -> None:
     search(on_file, 5_000)

@@ -7,6 +7,7 @@ from remanence.model import Batch, Put
 from remanence.stores.memory import MemoryStore
 from remanence.stores.rules import prolonged, span
 from remanence.testing.contract import StoreContract
+from remanence.testing.contract_versions import DEPTH, VersionContract
 from remanence.testing.store_case import PAST, StoreCase, append, delete, op_id, put, run, text
 
 START = 1_700_000_000.0
@@ -30,6 +31,10 @@ class MemoryCase(StoreCase):
 
 class TestMemoryStore(MemoryCase, StoreContract):
     pass
+
+
+class TestWithVersions(MemoryCase, StoreContract, VersionContract):
+    options: ClassVar[dict[str, Any]] = {"history": DEPTH}
 
 
 class Suspending(MemoryStore):

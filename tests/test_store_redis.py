@@ -14,6 +14,7 @@ from remanence.runtime.asynchronous import AsyncRuntime
 from remanence.runtime.blocking import BlockingRuntime
 from remanence.stores.redis import RedisStore
 from remanence.testing.contract import StoreContract
+from remanence.testing.contract_versions import DEPTH, VersionContract
 from remanence.testing.contract_writes import WriteContract
 from remanence.testing.servers import Server, available_servers
 from remanence.testing.store_case import PAST, StoreCase, append, delete, op_id, put
@@ -54,6 +55,10 @@ class TestRedisStore(RedisCase, StoreContract):
             assert self.left(key) == -1
             assert self.apply(delete(3, key)) == ["ok"]
             assert self.left(key) == -2
+
+
+class TestWithVersions(RedisCase, StoreContract, VersionContract):
+    options: ClassVar[dict[str, Any]] = {"history": DEPTH}
 
 
 class TestRedisStoreOnALoop(RedisCase, StoreContract):

@@ -16,6 +16,7 @@ from remanence.protocols import Length, Tail
 from remanence.stores import sqlite
 from remanence.stores.sqlite import SQLiteStore
 from remanence.testing.contract import StoreContract
+from remanence.testing.contract_versions import DEPTH, VersionContract
 from remanence.testing.store_case import PAST, StoreCase, append, delete, op_id, put, run, text
 from remanence.wire.sqlite import Database
 
@@ -49,6 +50,10 @@ class SQLiteCase(StoreCase):
 
 class TestSQLiteStore(SQLiteCase, StoreContract):
     pass
+
+
+class TestWithVersions(SQLiteCase, StoreContract, VersionContract):
+    options: ClassVar[dict[str, Any]] = {"history": DEPTH}
 
 
 class TestFile(SQLiteCase):

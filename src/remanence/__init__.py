@@ -21,7 +21,7 @@ from remanence.faces.conversation_types import (
 )
 from remanence.faces.messages import AsyncBaseMemory, BaseMemory
 from remanence.faces.serializer import MemorySerializer
-from remanence.faces.state import MISSING
+from remanence.faces.values import MISSING
 from remanence.settings import Settings
 from remanence.sync.conversations import InMemoryManager, RedisWorkingMemoryManager, create_memory_manager
 from remanence.sync.messages import MemoryClient, MemoryClientSelector

@@ -28,6 +28,7 @@ from remanence.settings import Settings
 from remanence.stores.deadletters import without_effect
 from remanence.stores.direct import DirectStore
 from remanence.stores.memory import MemoryStore
+from remanence.stores.merging import Merges
 from remanence.stores.outcomes import CONFLICTS, DEAD_LETTERS
 from remanence.stores.partitioned import PartitionedStore, parts_of
 from remanence.stores.redis import RedisStore
@@ -43,7 +44,6 @@ from remanence.wire.redis import async_connect, blocking_connect
 _left_to_parent: list[Any] = []
 """What a forked child inherited and must neither use nor close."""
 
-
 _TOLD_OF_FORKS = hasattr(os, "register_at_fork")
 
 _engines: "weakref.WeakSet[Engine]" = weakref.WeakSet()
@@ -58,6 +58,8 @@ class Engine:
         _engines.add(self)
         self.settings = settings
         self.events = events.Events()
+        self.merges = Merges()
+        """The user's own merges of what two processes wrote: see `Memory.on_conflict`."""
         self._pid = os.getpid()
         self._lock = threading.Lock()
         self._address = _address(settings) if settings.backend == "redis" else None
@@ -119,10 +121,11 @@ class Engine:
                 full=settings.durability == "full",
                 log_length=settings.log_length,
                 tombstone_ttl=settings.tombstone_ttl,
+                history=settings.history,
             )
             return DirectStore(store, runtime, settings, self.events, place=str(file), durable=True)
         if self._memory is None:
-            self._memory = MemoryStore(runtime.wall, mutex=threading.RLock())
+            self._memory = MemoryStore(runtime.wall, history=settings.history, mutex=threading.RLock())
         return DirectStore(self._memory, runtime, settings, self.events, place="volatile", durable=False)
 
     def _open_redis(self, runtime: Runtime) -> Gateway:
@@ -143,9 +146,13 @@ class Engine:
             log_length=settings.log_length,
             tombstone_ttl=settings.tombstone_ttl,
             watermark_ttl=settings.watermark_ttl,
+            history=settings.history,
         )
         folder = None if settings.durability == "volatile" else journal_folder(settings, self.place) / route.part
-        return ResilientStore(store, Shelf(folder, runtime, settings, self.events), runtime, settings, self.events)
+        shelf = Shelf(folder, runtime, settings, self.events)
+        opened = ResilientStore(store, shelf, runtime, settings, self.events)
+        opened.merging.merges = self.merges
+        return opened
 
 
 class BlockingEngine(Engine):

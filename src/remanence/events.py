@@ -94,6 +94,26 @@ class WriteStale(Event, frozen=True):
     op_id: str
 
 
+class Merged(Event, frozen=True):
+    """The user's own merge dealt with writes that had lost; the newest is named."""
+
+    level = "INFO"
+    text = "late write to {key} merged with what had won"
+    key: str
+    op_id: str
+    count: int
+
+
+class MergeFailed(Event, frozen=True):
+    """The user's own merge raised, or others were faster each time: the conflict stays in the log."""
+
+    level = "ERROR"
+    text = "late write to {key} could not be merged ({error}): it stays in the conflict log"
+    key: str
+    op_id: str
+    error: str
+
+
 class DeadLettered(Event, frozen=True):
     """A write that can never be applied was set aside with its reason."""
 

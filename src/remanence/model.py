@@ -301,6 +301,14 @@ class Record(msgspec.Struct, frozen=True):
     hlc: int = 0
 
 
+class Kept(msgspec.Struct, frozen=True):
+    """An earlier version of a record: its stamp as `Record` has it, and its body, None where it was a delete."""
+
+    etag: str
+    hlc: int
+    body: bytes | None
+
+
 Source = Literal["store", "near", "mirror", "local"]
 
 

@@ -17,6 +17,7 @@ from remanence.model import (
     Cursor,
     Erased,
     Erasure,
+    Kept,
     Notice,
     Op,
     Outcome,
@@ -120,8 +121,17 @@ class Lifetime(msgspec.Struct, frozen=True):
     key: str
 
 
-Ask = Fetch | Tail | Length | Lifetime
-Told = Record | None | list[bytes] | int | Exception
+class Versions(msgspec.Struct, frozen=True):
+    """Ask for the earlier versions of the record at `key`. Answer: tuple of `Kept`, newest first, each once.
+
+    The record itself is not among them; where it was deleted, the first of them is that delete.
+    """
+
+    key: str
+
+
+Ask = Fetch | Tail | Length | Lifetime | Versions
+Told = Record | None | list[bytes] | tuple[Kept, ...] | int | Exception
 """An answer to an Ask; an exception (`DataError`) concerns that key alone."""
 
 
@@ -246,6 +256,16 @@ class Watching(Protocol):
         """Hear no more."""
 
 
+class Merger(Protocol):
+    """Says what to store where two processes wrote the same record and one write lost."""
+
+    def claims(self, key: str) -> bool:
+        """Whether it merges what is at `key`. Asked while others wait."""
+
+    async def merged(self, key: str, lost: bytes | None, won: bytes | None) -> bytes | None:
+        """The body to store, `won` itself to leave it, None to delete; None stands for a delete in what it is given."""
+
+
 class Gateway(Protocol):
     """How a face reaches its store: writes in, receipts out; reads with their source."""
 
@@ -323,6 +343,7 @@ __all__ = [
     "Gateway",
     "Length",
     "Lifetime",
+    "Merger",
     "Observer",
     "Op",
     "Runtime",
@@ -332,4 +353,5 @@ __all__ = [
     "Tail",
     "Task",
     "Told",
+    "Versions",
 ]

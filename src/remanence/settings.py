@@ -162,6 +162,13 @@ class Settings:
     tombstone_ttl: float = option(
         604800.0, "REMANENCE_TOMBSTONE_TTL", "how long a delete outlives writes that were offline", least=1.0, most=YEAR
     )
+    history: int = option(
+        0,
+        "REMANENCE_HISTORY",
+        "earlier versions of each record that are kept, to look at and go back to: the same in every process",
+        least=0,
+        most=1000,
+    )
     watermark_ttl: float = option(
         2592000.0, "REMANENCE_WATERMARK_TTL", "how long the server remembers a silent journal", least=60.0, most=YEAR
     )
@@ -295,6 +302,7 @@ class Options(TypedDict, total=False):
     depth: int
     log_length: int
     tombstone_ttl: float
+    history: int
     watermark_ttl: float
     local_records: int
     roles: str

@@ -1,14 +1,22 @@
 """`AsyncMemory` and `AsyncConversationMemory`: shared state for asyncio."""
 
+from collections.abc import Callable
 from typing import Unpack
 
 from remanence.aio.opening import AsyncOpened
 from remanence.engine import shared_async
+from remanence.faces.merging import Merge
 from remanence.faces.state import State, named
 from remanence.settings import Options, Settings
 
 
-class AsyncMemory(AsyncOpened[State], State):
+class _AsyncState(AsyncOpened[State], State):
+    def on_conflict(self, function: Merge) -> Callable[[], None]:
+        """As `Memory.on_conflict`; the function may also be a coroutine function, awaited in the memory's loop."""
+        return self._engine.merges.add(self._merger(function))
+
+
+class AsyncMemory(_AsyncState):
     """Shared state for asyncio: `await m.get("x")`, `await m.set("x", 1)`. See `Memory`."""
 
     def __init__(
@@ -24,7 +32,7 @@ class AsyncMemory(AsyncOpened[State], State):
         State.__init__(self, lambda: self._engine.gateway, settings)
 
 
-class AsyncConversationMemory(AsyncOpened[State], State):
+class AsyncConversationMemory(_AsyncState):
     """Shared state of one conversation, for asyncio. See `ConversationMemory`."""
 
     def __init__(

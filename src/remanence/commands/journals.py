@@ -12,7 +12,7 @@ from remanence.engine import journal_folder
 from remanence.errors import RemanenceError
 from remanence.settings import Settings
 from remanence.stores.journal import SCHEMA
-from remanence.stores.outcomes import listed, newest
+from remanence.stores.outcomes import MERGED, listed, newest
 from remanence.stores.rows import Outcome, kind_of
 from remanence.stores.shelf import Lock
 from remanence.wire.address import Address
@@ -45,6 +45,8 @@ class JournalFile(msgspec.Struct, frozen=True):
     retained: int = 0
     dead: int = 0
     refused: int = 0
+    merged: int = 0
+    """Conflicts that the program's own merge has dealt with."""
     lag: float = 0.0
     """Age of the oldest pending write, in seconds; 0 where there is none."""
     problem: str = ""
@@ -151,10 +153,10 @@ def _read(database: Database, in_use: bool) -> JournalFile:
     lineages = database.run("SELECT first, count, acked, pruned FROM lineages ORDER BY first, rowid")
     pending, retained = _counted(lineages, last)
     kinds = dict(database.run("SELECT kind, count(*) FROM outcomes GROUP BY kind"))
-    dead = kinds.pop("dead", 0)
+    dead, merged = kinds.pop("dead", 0), kinds.pop(MERGED, 0)
     oldest = _pending_rows(database, lineages, 1)
     lag = max(0.0, time.time() - oldest[0][2]) if oldest else 0.0
-    return JournalFile(database.path, in_use, pending, retained, dead, sum(kinds.values()), lag)
+    return JournalFile(database.path, in_use, pending, retained, dead, sum(kinds.values()), merged, lag)
 
 
 def _pending_rows(database: Database, lineages: Sequence[Any], limit: int) -> list[Any]:

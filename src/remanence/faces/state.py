@@ -19,6 +19,9 @@ from remanence.errors import (
 )
 from remanence.faces.access import Face, ttl_ms
 from remanence.faces.editor import Editor
+from remanence.faces.merging import ByName, Merge
+from remanence.faces.values import MISSING, same, value_of
+from remanence.faces.versions import Version, chosen, versions_of
 from remanence.faces.watching import Callback, Watcher, start
 from remanence.model import (
     ABSENT,
@@ -35,7 +38,7 @@ from remanence.model import (
     Touch,
     Wanted,
 )
-from remanence.protocols import Fetch, Gateway, Lifetime
+from remanence.protocols import Fetch, Gateway, Lifetime, Merger, Versions
 from remanence.settings import Settings
 from remanence.stores.edits import edit
 from remanence.wire import codec
@@ -207,7 +210,7 @@ class State(Face):
             record, reading = await self._record(name, fresh=True)
             if reading.stale:
                 raise UnavailableAttribute("compare_and_set needs the server, which is away: nothing was written")
-            if not _same(record, expected):
+            if not same(record, expected):
                 return False
             base = record.etag if record else ABSENT
             receipt = (await self._opener().write([Put(key, body, ttl_ms(ttl), base)]))[0]
@@ -239,6 +242,31 @@ class State(Face):
                 return value
         raise Rejected(f"{key} was changed by others {ATTEMPTS} times in a row", "contention")
 
+    # --- versions -------------------------------------------------------------------------------
+
+    async def history(self, name: str) -> list[Version]:
+        """The versions of `name`, newest first, the present one included; empty where nothing is known to have been.
+
+        Besides the present one there are as many as the setting `history` keeps: each put, change inside the value
+        and delete makes one. What a journal empties because it fills up, and all but the last of many changes of a
+        big value that are sent together, make none. While the server is away these are the versions that this
+        process knows of (`Version.source` is "local"); raises `Unavailable` where it knows of nothing.
+        """
+        key, most = self.key_of(name), self._settings.history
+        asks = (Fetch(key), Versions(key)) if most else (Fetch(key),)
+        return versions_of(key, await self._tell(*asks, fresh=True))[: most + 1]
+
+    async def rollback(self, name: str, version: str | Version) -> Receipt:
+        """Write the value of an earlier version (or its id) anew, with the lifetime the name has; a delete deletes.
+
+        An ordinary write, which is a version itself. Raises `Missing` where there is no such version any more,
+        `Unavailable` where the server is away and it is not known here, `CorruptRecord` for one that cannot be read.
+        """
+        key, found = self.key_of(name), await self.history(name)
+        wanted = chosen(key, found, version, self._settings.history)
+        write = Delete(key) if wanted.deleted else Put(key, self._body(name, wanted.value), KEEP_TTL)
+        return (await self._write(write))[0]
+
     # --- what others change ---------------------------------------------------------------------
 
     def watch(
@@ -267,6 +295,16 @@ class State(Face):
         Arguments as `watch`. It may be slow, wait, or raise (`ListenerFailed`) without anybody else noticing.
         """
         return start(self._opener(), self.watch(*names, prefix=prefix, since=since), callback)
+
+    def _merger(self, function: Merge) -> Merger:
+        """What stores are given for `on_conflict`. Raises `InvalidArgument` for what cannot be called."""
+        if not callable(function):
+            raise InvalidArgument("on_conflict wants a function of a name, the value that lost and the one that won")
+
+        def named(key: str) -> str | None:
+            return self._name(key) if key.startswith(self._prefix) else None
+
+        return ByName(function, named, self._body)
 
     # --- lifetimes and names --------------------------------------------------------------------
 
@@ -313,37 +351,3 @@ def _spelled(prefix: str, name: str, shared: bool, limit: int) -> str:
     """The key of a name, remembered: a memory's names are few and used again and again."""
     part = component if shared else final
     return prefix + part(name, "the name of a value", limit=limit)
-
-
-class _Missing:
-    """The type of MISSING."""
-
-    def __repr__(self) -> str:
-        return "MISSING"
-
-
-MISSING: Final = _Missing()
-"""Stands for "no value is stored" in `compare_and_set`, where None is a value like any other."""
-
-
-def value_of(record: Record) -> JSON:
-    """What a record holds, decoded."""
-    document = codec.decode(record.body, record.key)
-    return document["value"] if codec.is_state(document) else document  # written by others without the envelope
-
-
-def _same(record: Record | None, expected: JSON) -> bool:
-    if record is None or expected is MISSING:
-        return record is None and expected is MISSING
-    return _equal(value_of(record), expected)
-
-
-def _equal(one: JSON, other: JSON) -> bool:
-    """As JSON: true and 1 differ, 1 and 1.0 do not."""
-    if isinstance(one, dict) and isinstance(other, dict):
-        return one.keys() == other.keys() and all(_equal(one[key], other[key]) for key in one)
-    if isinstance(one, list) and isinstance(other, list):
-        return len(one) == len(other) and all(map(_equal, one, other))
-    if isinstance(one, bool) or isinstance(other, bool):
-        return one is other
-    return bool(one == other)

@@ -64,13 +64,14 @@ class DirectStore:
     ) -> list[Receipt]:
         """See `Gateway.write`. Every receipt is final: there is nothing between here and the store."""
         self._check_open()
-        limit = self._limit(deadline)
+        limit, settings = self._limit(deadline), self.settings
+        room = settings.batch_bytes if settings.history else 0
         intents = [self._intent(write) for write in writes]
         documents: dict[str, Document] = {}
         receipts: list[Receipt] = []
         while intents:
             await self._learn([each.write for each in intents], documents, limit)
-            resolutions = resolve(intents, documents, self.settings.value_bytes)
+            resolutions = resolve(intents, documents, settings.value_bytes, room=room)
             outcome = await self.store.apply(Batch("", "", 1, [each.op for each in resolutions]), limit)
             done = len(outcome.results)
             receipts += map(self._receipt, resolutions, outcome.results)

@@ -16,7 +16,6 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
-import msgspec
 from msgspec.structs import replace
 
 from remanence import events
@@ -29,26 +28,14 @@ from remanence.stores.dating import Dating
 from remanence.stores.erasing import Erasing, before_erasure
 from remanence.stores.journal import Journal
 from remanence.stores.known import Known
-from remanence.stores.resolve import Resolution, needed, resolve
+from remanence.stores.load import Load
+from remanence.stores.resolve import Intent, Resolution, needed, resolve
 from remanence.stores.rows import Draft, Lineage, Row, Settled
 from remanence.stores.settling import Settling
 from remanence.stores.vouching import Vouching
 
 OVERLAPPED = 65536
 """Bytes that a socket takes at once: more would have to wait for the store before it is on the disk."""
-
-
-class Load(msgspec.Struct):
-    """A batch that is sent, what it was made of, and its way once it is under way."""
-
-    lineage: Lineage
-    rows: list[Row]
-    resolutions: Sequence[Resolution]
-    """None where there are no patches among the rows."""
-    batch: Batch
-    started: float
-    tick: int = -1
-    """See `Knowledge.tick`."""
 
 
 class Drain:
@@ -65,9 +52,10 @@ class Drain:
         settled: Callable[[Sequence[Settled]], None],
         mutex: AbstractContextManager[Any],
         vouching: Vouching | None = None,
+        lost: Callable[[Journal, Row], None] = lambda journal, row: None,
         let_go: Callable[[Sequence[Erasure]], None] | None = None,
     ) -> None:
-        """`settled` is called with what became of rows, in order, once each. `mutex` guards the journal.
+        """`settled` and `lost`: see `Settling`. `mutex` guards the journal.
 
         `vouching`: the feed's word for near reads. `let_go`: rids all else of this process of what was erased.
         """
@@ -94,7 +82,7 @@ class Drain:
         self._sent: Load | None = None
         self._dating = Dating(self.clock, runtime)
         self.age = self._dating.age
-        self._settling = Settling(journal, known, runtime, tell, settled)
+        self._settling = Settling(journal, known, runtime, tell, settled, lost)
         self._common: dict[str, tuple[int, int, str]] = {}
         self.erasing = Erasing(journal, known, store, runtime, mutex, self._dating.dated, self._let_go)
 
@@ -265,8 +253,13 @@ class Drain:
         if type(rows[0].write) is Forget:
             await self.erasing.carry_out(intents[0], rows[0].write)
             deadline = self._runtime.monotonic() + self._settings.deadline  # it may have taken long
-        load = self._load(lineage, rows, resolve(intents, documents, self._settings.value_bytes))
+        load = self._load(lineage, rows, self._resolved(intents))
         self._take(load, await self._store.apply(load.batch, deadline))
+
+    def _resolved(self, intents: Sequence[Intent]) -> list[Resolution]:
+        settings = self._settings
+        room = settings.batch_bytes if settings.history else 0
+        return resolve(intents, self._settling.documents, settings.value_bytes, room=room)
 
     def post(self, draft: Draft, deadline: float) -> "Load | None":
         """Send what is about to be journalled, so that the disk and the store work at the same time.
@@ -295,7 +288,7 @@ class Drain:
         lineage = journal.lineages[-1]
         if patches:
             intents = self._dating.intents(lineage, rows)
-            load = self._load(lineage, rows, resolve(intents, self._settling.documents, self._settings.value_bytes))
+            load = self._load(lineage, rows, self._resolved(intents))
         else:
             load = self._load(lineage, rows, (), self._dating.fresh(lineage, rows))
         flight = self._flight = self._store.flight(load.batch, deadline)

@@ -1,14 +1,16 @@
 """What a reader of this process sees: what the store said, with own later writes folded over it. Pure."""
 
+from collections import deque
 from collections.abc import Iterable, Sequence
 
 import msgspec
 
-from remanence.model import ABSENT, Append, Delete, Forget, Patch, Put, Record, Touch, Write
-from remanence.protocols import Ask, Fetch, Length, Lifetime, Tail, Told
+from remanence.model import ABSENT, Append, Delete, Forget, Kept, Patch, Put, Record, Touch, Write
+from remanence.protocols import Ask, Fetch, Length, Lifetime, Tail, Told, Versions
 from remanence.stores.edits import EditRejected
 from remanence.stores.known import Entry, Knowledge, ListTail, of_record
 from remanence.stores.resolve import patched, remaining
+from remanence.stores.versions import once
 
 
 class Late(msgspec.Struct, frozen=True):
@@ -24,7 +26,8 @@ class View(msgspec.Struct):
     """What is known of one key while own writes are folded over it.
 
     `record` is meaningful when `known`; `items` are those of a list's end, of which `length` are counted
-    (-1: nobody knows how many come before). `left` is the lifetime in ms, -1 for ever.
+    (-1: nobody knows how many come before). `left` is the lifetime in ms, -1 for ever. `versions` are the
+    earlier ones of a record, newest first; None where nobody asked for them.
     """
 
     key: str
@@ -34,6 +37,7 @@ class View(msgspec.Struct):
     length: int = -1
     left: int = -1
     touched: bool = False
+    versions: deque[Kept] | None = None
 
 
 def view_of(key: str, knowledge: Knowledge | None, wall: float) -> View:
@@ -74,6 +78,7 @@ def _fold(view: View, late: Late) -> None:
             _patch(view, late, write)
         case Delete():
             if write.base is None or not view.known or write.base == _etag(view):
+                _archive(view, late, deleted=True)
                 view.known, view.record, view.items, view.length = True, None, [], 0
         case Forget():
             view.known, view.record, view.items, view.length = True, None, [], 0
@@ -90,7 +95,17 @@ def _etag(view: View) -> str:
     return view.record.etag if view.record else ABSENT
 
 
+def _archive(view: View, late: Late, *, deleted: bool = False) -> None:
+    """As the store does: what a write replaces, if not itself, becomes an earlier version, and a delete is one."""
+    record = view.record
+    if view.versions is not None and record is not None and record.etag != late.op_id:
+        view.versions.appendleft(Kept(record.etag, record.hlc, record.body))
+        if deleted:
+            view.versions.appendleft(Kept(late.op_id, late.hlc, None))
+
+
 def _replace(view: View, late: Late, body: bytes, ttl: int) -> None:
+    _archive(view, late)
     view.known, view.record, view.items, view.length = (
         True,
         Record(view.key, body, late.op_id, late.hlc),
@@ -126,6 +141,8 @@ def _live(view: View, late: Late, ttl: int) -> None:
     left = remaining(ttl, late.age)
     if left == -2:
         view.known, view.record, view.items, view.length = True, None, [], 0
+        if view.versions is not None:
+            view.versions.clear()
     view.left = left if left > 0 else -1
 
 
@@ -146,6 +163,8 @@ def answer(ask: Ask, view: View) -> Told:
             return max(view.length, count)
         case Lifetime():
             return view.left if view.record is not None or view.items else -2
+        case Versions():
+            return once(view.versions or ())
         case Tail():
             length = view.length if view.length >= 0 else count
             return window(ask.start, ask.stop, length, length - count, view.items)

@@ -97,6 +97,7 @@ class Keeper:
             await self._beat()
         if owner.contact.available and not owner.closed:
             await self._tend_adopted()
+            owner.merging.begin()
         if self._due("_tidied", TIDY_SECONDS):
             await self._tidy()
 

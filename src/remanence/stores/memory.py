@@ -1,75 +1,28 @@
 """The store in dicts: the executable specification that every other store is held equal to."""
 
-import math
 from bisect import bisect_left, bisect_right
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from itertools import islice
 from typing import Any
 
-import msgspec
-
-from remanence.errors import WrongKind
 from remanence.model import (
     BEGINNING,
-    KEEP_TTL,
-    NEVER,
-    NOWHERE,
     Batch,
     Change,
     Changes,
     Cursor,
     Erasure,
-    Op,
     Outcome,
     Reached,
-    Record,
     Seen,
     Watermark,
 )
-from remanence.protocols import Ask, Fetch, Length, Lifetime, Tail, Told
-from remanence.stores.rules import LEAD, NOTHING, RELAY, Mark, Stamp, admitted, behind, erase, follow, span
-from remanence.wire.codec import split, stamped
+from remanence.protocols import Ask, Told
+from remanence.stores.memory_shelf import Shelf, Snapshot, Value, copied, empty
+from remanence.stores.rules import LEAD, RELAY, Mark, admitted, behind, erase, follow
 
-Value = bytes | list[bytes]
 _SWEEP = 1000  # ops between two looks at everything that may have expired, at least
-
-
-class Snapshot(msgspec.Struct):
-    """The whole state of a store at one moment. Times are microseconds of the store's clock."""
-
-    values: dict[str, Value]
-    ends: dict[str, int]
-    tombstones: dict[str, tuple[Stamp, int]]
-    marks: dict[str, tuple[Mark, int]]
-    log: deque[Change]
-    logged: int = 0
-    """Entries the log ever had."""
-    erasures: list[Erasure] = []
-    holders: dict[str, tuple[Seen, int]] = {}
-
-    def copy(self) -> "Snapshot":
-        """A state that shares nothing with this one that can change."""
-        values = {key: _copied(value) for key, value in self.values.items()}
-        return Snapshot(
-            values,
-            self.ends.copy(),
-            self.tombstones.copy(),
-            self.marks.copy(),
-            self.log.copy(),
-            self.logged,
-            self.erasures.copy(),
-            self.holders.copy(),
-        )
-
-
-def _copied(value: Value) -> Value:
-    return value if isinstance(value, bytes) else value.copy()
-
-
-def _empty(log_length: int | None) -> Snapshot:
-    return Snapshot({}, {}, {}, {}, deque(maxlen=log_length))
 
 
 class MemoryStore:
@@ -88,13 +41,15 @@ class MemoryStore:
         log_length: int = 100_000,
         tombstone_ttl: float = 604800.0,
         watermark_ttl: float = 2592000.0,
+        history: int = 0,
         mutex: AbstractContextManager[Any] | None = None,
     ) -> None:
-        """`clock` tells wall seconds; lifetimes are seconds."""
+        """`clock` tells wall seconds; lifetimes are seconds; `history`: earlier versions kept of each record."""
         self._clock = clock
         self.mutex = mutex if mutex is not None else nullcontext()
+        self._history = history
         self._watermark_ttl = round(watermark_ttl * 1_000_000)
-        self._shelf = _Shelf(_empty(log_length), round(tombstone_ttl * 1_000_000))
+        self._shelf = Shelf(empty(log_length), round(tombstone_ttl * 1_000_000))
         self._until_sweep = _SWEEP
 
     async def open(self, lineage: str, nonce: str, deadline: float) -> Watermark:
@@ -123,7 +78,7 @@ class MemoryStore:
             refusal = admitted(batch, mark, shelf.reached(batch.prev[0]).seq if batch.prev else 0)
             if refusal or mark is None:
                 return refusal or Outcome("fenced")
-            outcome, mark = follow(batch, mark, shelf, shelf.now + LEAD)
+            outcome, mark = follow(batch, mark, shelf, shelf.now + LEAD, self._history)
             if batch.lineage:
                 shelf.keep(batch.lineage, mark)
             self._sweep(len(batch.ops))
@@ -185,7 +140,7 @@ class MemoryStore:
             for lineage, (mark, end) in shelf.state.marks.items():
                 if lineage not in lineages and not lineage.startswith(RELAY):
                     shelf.state.marks[lineage] = mark.opened(""), end
-            for key in shelf.keys().copy():
+            for key in [*shelf.keys(), *shelf.state.versions]:
                 if erasure.covers(key):
                     erase(shelf, key, erasure, live=live)
 
@@ -243,7 +198,7 @@ class MemoryStore:
     def plant(self, key: str, value: Value) -> None:
         """Store a value as others do: no stamp, no log entry, no lifetime."""
         with self.mutex:
-            self._at_now().store(key, _copied(value))
+            self._at_now().store(key, copied(value))
 
     def snapshot(self) -> Snapshot:
         """The whole state, to be restored here or in another store any number of times."""
@@ -253,12 +208,12 @@ class MemoryStore:
     def restore(self, snapshot: Snapshot | None = None) -> None:
         """Be as at the snapshot, or empty: a server that forgets."""
         with self.mutex:
-            state = snapshot.copy() if snapshot else _empty(self._shelf.state.log.maxlen)
-            self._shelf = _Shelf(state, self._shelf.tombstone_ttl)
+            state = snapshot.copy() if snapshot else empty(self._shelf.state.log.maxlen)
+            self._shelf = Shelf(state, self._shelf.tombstone_ttl)
 
     # --- inside
 
-    def _at_now(self) -> "_Shelf":
+    def _at_now(self) -> "Shelf":
         self._shelf.now = round(self._clock() * 1_000_000)
         return self._shelf
 
@@ -267,129 +222,3 @@ class MemoryStore:
         self._until_sweep -= ops
         if self._until_sweep <= 0:
             self._until_sweep = max(_SWEEP, self._shelf.sweep())
-
-
-class _Shelf:
-    """The state at the moment `now` (microseconds). See `rules.Shelf` for what the verbs promise."""
-
-    def __init__(self, state: Snapshot, tombstone_ttl: int) -> None:
-        self.state = state
-        self.tombstone_ttl = tombstone_ttl
-        self.now = 0
-        self._sorted: list[str] | None = None  # the keys, until one comes or goes
-
-    def value(self, key: str) -> Value | None:
-        if self.state.ends.get(key, math.inf) <= self.now:
-            self.remove(key)
-        return self.state.values.get(key)
-
-    def store(self, key: str, value: Value) -> None:
-        self.remove(key)
-        self.state.values[key] = value
-        self._sorted = None
-
-    def stamp(self, key: str) -> Stamp | None:
-        value = self.value(key)
-        if value is None:
-            return NOTHING
-        return split(value)[1:] if isinstance(value, bytes) else None
-
-    def tombstone(self, key: str) -> Stamp | None:
-        stamp, end = self.state.tombstones.get(key, (None, 0))
-        return stamp if end > self.now else None
-
-    def raw(self, key: str) -> bytes | None:
-        value = self.value(key)
-        return value if isinstance(value, bytes) else None
-
-    def put(self, key: str, body: bytes, stamp: Stamp, ttl: int) -> None:
-        value = stamped(body, *stamp)
-        if self.value(key) is None:
-            self.store(key, value)
-        self.state.values[key] = value
-        if ttl != KEEP_TTL:
-            self.expire(key, ttl)
-
-    def remove(self, key: str) -> None:
-        if self.state.values.pop(key, None) is not None:
-            self._sorted = None
-        self.state.ends.pop(key, None)
-
-    def bury(self, key: str, stamp: Stamp) -> None:
-        self.state.tombstones[key] = stamp, self.now + self.tombstone_ttl
-
-    def extend(self, key: str, items: Sequence[bytes]) -> bool | None:
-        value = self.value(key)
-        if isinstance(value, bytes):
-            return None
-        if value is None:
-            self.store(key, list(items))
-            return True
-        value.extend(items)
-        return False
-
-    def lifetime(self, key: str) -> int:
-        if self.value(key) is None:
-            return -2
-        end = self.state.ends.get(key)
-        return -1 if end is None else -(-(end - self.now) // 1000)  # rounded up: what lives has time left
-
-    def expire(self, key: str, ttl: int) -> None:
-        self.state.ends.pop(key, None)
-        if ttl != NEVER and self.value(key) is not None:
-            self.state.ends[key] = self.now + ttl * 1000
-
-    def announce(self, lineage: str, seq: int, op: Op, result: str) -> None:
-        kind = type(op.write).__name__.lower()
-        self.state.logged += 1
-        self.state.log.append(Change(str(self.state.logged), op.op_id, lineage, seq, kind, result, op.write.key))
-
-    def mark(self, lineage: str) -> Mark | None:
-        mark, end = self.state.marks.get(lineage, (None, 0))
-        return mark if end > self.now else None
-
-    def keep(self, lineage: str, mark: Mark) -> None:
-        self.state.marks[lineage] = mark, self.state.marks[lineage][1]
-
-    def reached(self, lineage: str) -> Reached:
-        mark = self.mark(lineage)
-        return Reached(mark.seq, mark.op_id) if mark else NOWHERE
-
-    def told(self, ask: Ask) -> Told:
-        """The answer to an ask; a key of the other kind is that answer's error alone."""
-        if isinstance(ask, Lifetime):
-            return self.lifetime(ask.key)
-        value = self.value(ask.key)
-        if isinstance(value, bytes) != isinstance(ask, Fetch) and value is not None:
-            return WrongKind(f"{ask.key!r} holds another type of value than was asked for")
-        if isinstance(value, bytes):
-            return Record(ask.key, *split(value))
-        match ask:
-            case Fetch():
-                return None
-            case Length():
-                return len(value or ())
-            case Tail():
-                start, stop = span(ask.start, ask.stop, len(value or ()))
-                return (value or [])[start:stop]
-
-    def living(self) -> dict[str, Value]:
-        """What has not expired, as a copy."""
-        self.keys()
-        return {key: _copied(value) for key, value in self.state.values.items()}
-
-    def keys(self) -> list[str]:
-        """The keys of what has not expired, in order."""
-        for key in [key for key, end in self.state.ends.items() if end <= self.now]:
-            self.remove(key)
-        if self._sorted is None:
-            self._sorted = sorted(self.state.values)
-        return self._sorted
-
-    def sweep(self) -> int:
-        """Forget everything expired; how much there is left."""
-        state = self.state
-        self.keys()
-        state.tombstones = {key: dead for key, dead in state.tombstones.items() if dead[1] > self.now}
-        state.marks = {lineage: mark for lineage, mark in state.marks.items() if mark[1] > self.now}
-        return len(state.values) + len(state.tombstones)

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 CONFLICTS: Final = (CONFLICT, STALE, REJECTED)
 """The base had changed; a newer write was stored; the edit did not fit."""
+MERGED: Final = "merged"
+"""A conflict that the user's own merge has dealt with; its reason says how."""
 DEAD_LETTERS: Final = (DEAD,)
 
 UNSURE: Final = "handed in again, and what became of that is not known; at first: "
@@ -53,6 +55,14 @@ def newest(found: Iterable[Outcome], limit: int) -> list[Outcome]:
     """The newest `limit` of what several journals hold, each once: a journal and its copy hold the same."""
     once = {each.op_id: each for each in found}
     return sorted(once.values(), key=lambda each: (each.wall, each.op_id), reverse=True)[:limit]
+
+
+def set_merged(database: Database, op_ids: Sequence[str], reason: str) -> None:
+    """These conflicts are dealt with; those that are no longer in the log are passed over."""
+    database.run(
+        "UPDATE outcomes SET kind = ?, reason = ? WHERE kind IN (?, ?) AND op_id IN (SELECT value FROM json_each(?))",
+        (MERGED, reason, CONFLICT, STALE, json.dumps(op_ids)),
+    )
 
 
 # --- dead letters -------------------------------------------------------------------------------

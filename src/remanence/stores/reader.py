@@ -1,6 +1,7 @@
 """Reading through a resilient store: the server's answer with own pending writes, or what is known here."""
 
 import contextlib
+from collections import deque
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -8,7 +9,7 @@ import msgspec
 
 from remanence.errors import Closed, DeadlineExceeded, Misconfigured, PoolExhausted, WorldError
 from remanence.model import Delete, Forget, Reading, Record
-from remanence.protocols import Ask, Fetch, Length, Lifetime, Tail, Told
+from remanence.protocols import Ask, Fetch, Length, Lifetime, Tail, Told, Versions
 from remanence.stores.drain import Drain
 from remanence.stores.folding import Late, View, answer, fold, view_of
 from remanence.stores.known import TAIL_ITEMS, Document, Entry, Knowledge, ListTail, of_record
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 _Pending = tuple[Drain, Row]
 FOLDS = 64
 """Keys whose local answer is kept, so that the next reading folds in only what was written since."""
+VERSIONS = 1001
+"""Earlier versions that are ever kept in mind: the most there may be, and a delete."""
 REFUSALS = ("WriteRejected", "WriteStale", "DeadLettered")
 """Events after which an own write may count no more."""
 
@@ -99,6 +102,8 @@ class Reader:
             return None
         readings: list[Reading[Any]] = []
         for ask in asks:
+            if type(ask) is Versions:
+                return None
             reading = self._near(ask, vouching) or self._mirrored(ask, vouching)
             if reading is None:
                 return None
@@ -252,17 +257,29 @@ class Reader:
             knowledge = owner.drain.known.get(ask.key)
             if knowledge is None and owner.mirror is not None:
                 knowledge = owner.mirror.knowledge(ask.key)
-            view = self._folded(ask.key, knowledge)
+            view = self._looked_back(ask.key, knowledge) if type(ask) is Versions else self._folded(ask.key, knowledge)
         if not (view.known or view.items or view.touched):
             raise self._unknown(ask.key)
         return Reading(answer(ask, view), "local", knowledge.wall if knowledge else None)
 
+    def _looked_back(self, key: str, knowledge: Knowledge | None) -> View:
+        """As `_folded`, with the versions that this process knows of: the last that it heard of, and its own since."""
+        view = view_of(key, knowledge, self._owner.runtime.wall())
+        view.versions = deque(maxlen=VERSIONS)
+        rows = self._owner.journal.rows_of(key, knowledge.n if knowledge else 0)
+        own = [(self._owner.drain, row) for row in rows]
+        return fold(view, self._late(_once([*self._others(key, knowledge), *own])))
+
+    def _others(self, key: str, knowledge: Knowledge | None) -> list[_Pending]:
+        """What ended processes wrote; where something is known it may be in that, and nobody here can tell."""
+        if knowledge is not None:
+            return []
+        return [(drain, row) for drain in self._owner.adopted for row in drain.journal.rows_of(key, 0)]
+
     def _folded(self, key: str, knowledge: Knowledge | None) -> View:
         """What is known with own later writes over it, going on from the last such answer where it holds."""
         owner = self._owner
-        others = []
-        if knowledge is None:  # else what is known may have their writes in it, and nobody here can tell
-            others = [(drain, row) for drain in owner.adopted for row in drain.journal.rows_of(key, 0)]
+        others = self._others(key, knowledge)
         basis = (id(owner.drain), knowledge, [owner.tell.counters.get(name, 0) for name in REFUSALS])
         before = None if others else self._folds.pop(key, None)
         if before is not None and before.basis == basis and before.holds(owner.runtime.boottime()):
@@ -336,6 +353,8 @@ def _widened(ask: Ask) -> list[Ask]:
     """What must be asked so that pending writes can be folded in."""
     if isinstance(ask, Tail):
         return [Tail(ask.key, ask.start, -1), Length(ask.key)]
+    if isinstance(ask, Versions):
+        return [ask, Fetch(ask.key)]
     return [ask]
 
 
@@ -347,6 +366,8 @@ def _view(ask: Ask, told: Sequence[Any]) -> View:
             return View(ask.key, known=True, items=list(told[0]), length=told[1])
         case Length():
             return View(ask.key, known=True, items=[], length=told[0])
+        case Versions():
+            return View(ask.key, True, told[1], items=[], length=0, versions=deque(told[0], VERSIONS))
         case Lifetime():
             there = Record(ask.key, b"", "") if told[0] != -2 else None
             return View(ask.key, known=True, record=there, items=[], length=0, left=told[0])

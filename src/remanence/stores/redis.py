@@ -22,8 +22,9 @@ from remanence.model import (
     Touch,
     Watermark,
 )
-from remanence.protocols import Ask, Fetch, Length, Lifetime, Runtime, Tail, Told
+from remanence.protocols import Ask, Fetch, Length, Lifetime, Runtime, Tail, Told, Versions
 from remanence.stores.redis_erasures import Erasures, Exchange
+from remanence.stores.versions import once, read
 from remanence.wire import codec
 from remanence.wire.keys import Keyspace, glob_literal
 from remanence.wire.pool import LinkPool, Slot
@@ -81,8 +82,9 @@ class RedisStore:
         log_length: int = 100_000,
         tombstone_ttl: float = 604800.0,
         watermark_ttl: float = 2592000.0,
+        history: int = 0,
     ) -> None:
-        """`pool` links for reads beside the one for writes; lifetimes in seconds."""
+        """`pool` links for reads beside the one for writes; lifetimes in seconds; `history`: earlier versions kept."""
         self.generation = 0
 
         async def counted(deadline: float) -> Link:
@@ -94,7 +96,8 @@ class RedisStore:
         self._writer = LinkPool(counted, runtime, 1)
         self._readers = LinkPool(counted, runtime, pool)
         self._follower = LinkPool(connect, runtime, 1)  # one of its own, for it is blocked nearly always
-        self._limits = f" {log_length} {int(tombstone_ttl * 1000)}"
+        self._history = history
+        self._limits = f"{f'/{history}' if history else ''} {log_length} {int(tombstone_ttl * 1000)}"
         self._watermark_ms = str(int(watermark_ttl * 1000))
         self._apply, self._open, self._forward, self._erase = (
             Script(f"{name}.lua") for name in ("apply", "open", "forward", "erase")
@@ -138,9 +141,12 @@ class RedisStore:
         needed = 0
         if batch.prev is not None:
             before, needed = keys.watermark(batch.prev[0]), batch.prev[1]
-        words: Words = ["EVALSHA", self._apply.digest, str(3 + 2 * len(ops)), watermark, keys.log, before]
+        words: Words = ["EVALSHA", self._apply.digest, str(3 + (3 if self._history else 2) * len(ops))]
+        words += (watermark, keys.log, before)
         for op in ops:
             words += keys.pair(op.write.key)
+        if self._history:
+            words += [keys.history(op.write.key) for op in ops]
         words += (batch.lineage, batch.nonce, str(batch.first), str(len(ops)), f"{needed}{self._limits}")
         for op in ops:
             words += _fields(op)
@@ -173,6 +179,8 @@ class RedisStore:
                 return ("LLEN", name)
             case Lifetime():
                 return ("PTTL", name)
+            case Versions():
+                return ("LRANGE", self._keys.history(ask.key), "0", "-1")
 
     async def _exchange(self, commands: Sequence[Command], deadline: float) -> list[Any]:
         return await self._readers.use(deadline, lambda link: link.exchange(commands, deadline))
@@ -257,7 +265,7 @@ class RedisStore:
         stamp = (erasure.op_id, f"{erasure.hlc:016d}", self._limits.rpartition(" ")[2], str(int(live)))
 
         async def sweep(keys: Sequence[str]) -> None:
-            names = [name for key in keys for name in self._keys.pair(key)]
+            names = [name for key in keys for name in (*self._keys.pair(key), self._keys.history(key))]
             words = self._erase.words(str(1 + len(names)), self._keys.log, *names, *stamp)
             await self._writer.use(deadline, lambda link: self._erase.call(link, words, deadline))
 
@@ -370,5 +378,7 @@ def _told(ask: Ask, reply: Any) -> Told:
             return None
         body, etag, hlc = codec.split(reply)
         return Record(ask.key, body, etag, hlc)
+    if isinstance(ask, Versions):
+        return once(map(read, reply))
     told: list[bytes] | int = reply
     return told

@@ -38,6 +38,10 @@ class Erasures:
             held = [self._keys.key(name) for name in names if self._keys.holds(name)]
             if held:
                 await sweep(held)
+        histories = self._keys.history("")
+        async for names in self._scanned(histories + erasure.key, exchange):  # of what is deleted already
+            if names:
+                await sweep([name.removeprefix(histories) for name in names])
         return None
 
     async def _end_sessions(self, spared: set[str], exchange: Exchange) -> None:

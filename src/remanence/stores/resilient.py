@@ -12,24 +12,20 @@ from functools import partial
 from typing import Any
 
 from remanence import events
-from remanence.errors import (
-    Closed,
-    DeadlineExceeded,
-    Misconfigured,
-    RemanenceError,
-    WorldError,
-)
+from remanence.errors import Closed, DeadlineExceeded, Misconfigured, RemanenceError, WorldError
 from remanence.feed.feed import WAIT, Feed
 from remanence.feed.watch import Watch
 from remanence.model import Erased, Erasure, Reading, Receipt, Wanted, Write
 from remanence.protocols import Ack, Ask, Runtime, Signal, Status, Store
 from remanence.settings import Settings
 from remanence.stores.contact import Contact, status
-from remanence.stores.drain import Drain, Load
+from remanence.stores.drain import Drain
 from remanence.stores.intake import Intake
 from remanence.stores.journal import Journal
 from remanence.stores.keeper import Keeper
 from remanence.stores.known import Known
+from remanence.stores.load import Load
+from remanence.stores.merging import Merging
 from remanence.stores.mirror import Mirror
 from remanence.stores.reader import Reader
 from remanence.stores.receipts import forget, receipt
@@ -66,6 +62,7 @@ class ResilientStore:
         self.vouching = Vouching(self.feed, runtime, settings.staleness) if settings.reads != "fresh" else None
         """What near reads go by; None where reads are fresh."""
         self.mirror: Mirror | None = None
+        self.merging = Merging(self)
         self.drain = self._drain_of(shelf.own())
         self.adopted: list[Drain] = []
         self.keeper = Keeper(self)
@@ -79,13 +76,13 @@ class ResilientStore:
         known = Known(journal.database, records=self.settings.local_records)
         settled = partial(self._settle, journal)
         rest = (self.store, self.runtime, self.settings, self.tell, settled, self.mutex)
-        return Drain(journal, known, *rest, self.vouching, self._let_go)
+        return Drain(journal, known, *rest, self.vouching, self.merging.take, self._let_go)
 
     def adopt(self, journal: Journal) -> Drain:
         """Take over a journal that an ended process left: whoever waited for its writes has ended."""
         known = Known(journal.database, records=0)
         rest = (self.store, self.runtime, self.settings, self.tell, lambda settled: None, self.mutex)
-        drain = Drain(journal, known, *rest)
+        drain = Drain(journal, known, *rest, lost=self.merging.take)
         self.adopted.append(drain)
         return drain
 
@@ -377,6 +374,7 @@ class ResilientStore:
         limit = self.runtime.monotonic() + (self.settings.close_timeout if timeout is None else timeout)
         if self.contact.available:
             await self.flush(max(0.0, limit - self.runtime.monotonic()))
+            await self.merging.finish(max(0.0, limit - self.runtime.monotonic()))
         self.closed = True
         self.feed.close()
         await self.keeper.stop(max(0.1, limit - self.runtime.monotonic()))

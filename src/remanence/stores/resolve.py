@@ -80,10 +80,13 @@ def needed(writes: Sequence[Write]) -> list[str]:
     return list(wanted)
 
 
-def resolve(intents: Sequence[Intent], documents: Mapping[str, Document], limit: int) -> list[Resolution]:
+def resolve(
+    intents: Sequence[Intent], documents: Mapping[str, Document], limit: int, *, room: int = 0
+) -> list[Resolution]:
     """Ops for `intents` in order; `documents` holds the present state of the keys `needed` named.
 
-    A patch that would make a document longer than `limit` bytes is rejected.
+    A patch that would make a document longer than `limit` bytes is rejected. Where all texts together have
+    no more than `room` bytes, each is sent: what the next op replaces at once is to be kept as a version, too.
     """
     present: dict[str, Document] = {}
     found, merges = [], False
@@ -97,7 +100,13 @@ def resolve(intents: Sequence[Intent], documents: Mapping[str, Document], limit:
         if resolution.after is not None:
             present[write.key] = resolution.after
         found.append(resolution)
-    return _folded(found) if merges and len(found) > 1 else found
+    if not merges or len(found) < 2 or (room and sum(map(_size, found)) <= room):
+        return found
+    return _folded(found)
+
+
+def _size(resolution: Resolution) -> int:
+    return len(getattr(resolution.op.write, "body", b""))
 
 
 def _resolve(intent: Intent, write: Any) -> Resolution:

@@ -63,7 +63,7 @@ class Lineage:
 class Outcome(msgspec.Struct, frozen=True):
     """A write without effect, kept for people; never what it would have stored.
 
-    `kind` is conflict, stale, rejected or dead, `wall` the time in seconds since the epoch at which that became
+    `kind` is conflict, stale, rejected, merged or dead, `wall` the time in seconds since the epoch at which that became
     known, `write` what was tried: put, patch, delete, append or touch; "unreadable" where the journal's row is.
     """
 

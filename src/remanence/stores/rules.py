@@ -28,6 +28,7 @@ from remanence.model import (
     Blank,
     Delete,
     Erasure,
+    Kept,
     Op,
     Outcome,
     Put,
@@ -35,6 +36,7 @@ from remanence.model import (
     Touch,
     Watermark,
 )
+from remanence.wire.codec import split
 
 Stamp = tuple[str, int]
 """The etag and the hlc of what is stored or was deleted."""
@@ -160,9 +162,17 @@ class Shelf(Protocol):
     def announce(self, lineage: str, seq: int, op: Op, result: str) -> None:
         """Add an entry to the change log."""
 
+    def archive(self, key: str, versions: Sequence[Kept], most: int) -> None:
+        """Put these, newest first, before the earlier versions of a record, and keep the newest `most` of all."""
+
+    def age(self, key: str) -> None:
+        """Let the earlier versions live as long as what is at `key`, or where nothing is, as a tombstone."""
+
 
 def erase(shelf: Shelf, key: str, erasure: Erasure, *, live: bool) -> None:
     """Remove what an erasure covers, and tell of it as of a delete. See `Store.forget` for `live`."""
+    shelf.archive(key, (), 0)
+    shelf.age(key)
     stamp = shelf.stamp(key)
     hlc = stamp[1] if stamp else 0
     if stamp == NOTHING or (hlc > erasure.hlc and not live):
@@ -179,9 +189,12 @@ def behind(erasures: Sequence[Erasure], seen: Seen) -> tuple[list[Erasure], Seen
     return list(erasures[seen.number if known else 0 :]), Seen(number, erasures[-1].op_id) if number else Seen()
 
 
-def follow(batch: Batch, mark: Mark, shelf: Shelf, latest: int) -> tuple[Outcome, Mark]:
-    """Apply an admitted batch: what to answer, and the mark to store beside the data."""
-    walk = _Walk(shelf, latest, mark.highest)
+def follow(batch: Batch, mark: Mark, shelf: Shelf, latest: int, history: int = 0) -> tuple[Outcome, Mark]:
+    """Apply an admitted batch: what to answer, and the mark to store beside the data.
+
+    `history`: how many earlier versions of each record are kept.
+    """
+    walk = _Walk(shelf, latest, mark.highest, history)
     seq = batch.first - 1
     results: list[str] = []
     stopped: Op | None = None
@@ -203,8 +216,9 @@ def follow(batch: Batch, mark: Mark, shelf: Shelf, latest: int) -> tuple[Outcome
 class _Walk:
     """One batch on its way: each op finds out whether it can be applied before it changes anything."""
 
-    def __init__(self, shelf: Shelf, latest: int, highest: int) -> None:
+    def __init__(self, shelf: Shelf, latest: int, highest: int, history: int) -> None:
         self.highest = highest
+        self._history = history
         self._shelf = shelf
         self._latest = latest
         self._folded: dict[str, Stamp] = {}  # documents whose newest text comes with a later op
@@ -243,20 +257,39 @@ class _Walk:
         self._folded.pop(write.key, None)
         if write.ttl == PASSED:
             self._shelf.remove(write.key)
+            if self._history:
+                self._shelf.archive(write.key, (), 0)
             return EXPIRED
         self.highest = max(self.highest, hlc)
         if op.folded:
             self._folded[write.key] = op.op_id, hlc
         else:
+            if self._history:  # a write that comes again replaces itself
+                replaced = self._kept(write.key) if found[0] != op.op_id else []
+                self._shelf.archive(write.key, replaced, self._history)
             self._shelf.put(write.key, write.body, (op.op_id, hlc), write.ttl)
+            if self._history:
+                self._shelf.age(write.key)
         return OK
+
+    def _kept(self, key: str) -> list[Kept]:
+        """What is stored at `key`, as an earlier version; of a list, and of nothing, none."""
+        raw = self._shelf.raw(key)
+        if raw is None:
+            return []
+        body, etag, hlc = split(raw)
+        return [Kept(etag, hlc, body)]
 
     def _delete(self, op: Op, write: Delete) -> str:
         refusal, hlc = self._judged(op, write.base, self._found(write.key))
         if refusal:
             return refusal
         self._folded.pop(write.key, None)
+        replaced = self._kept(write.key) if self._history else []
         self._shelf.remove(write.key)
+        if replaced:
+            self._shelf.archive(write.key, [Kept(op.op_id, hlc, None), *replaced], self._history + 1)
+            self._shelf.age(write.key)
         self._shelf.bury(write.key, (op.op_id, hlc))
         self.highest = max(self.highest, hlc)
         return OK
@@ -277,6 +310,8 @@ class _Walk:
         if write.ttl == PASSED or self._shelf.lifetime(write.key) == -2:
             return EXPIRED
         self._lengthen(op, write.key, write.ttl, False)
+        if self._history and self._shelf.stamp(write.key):
+            self._shelf.age(write.key)
         return OK
 
     def _blank(self, write: Blank) -> str:

@@ -41,8 +41,11 @@ class Settling:
         runtime: Runtime,
         tell: events.Events,
         settled: Callable[[Sequence[Settled]], None],
+        lost: Callable[[Journal, Row], None],
     ) -> None:
-        """`settled` is called with what became of rows, in order, once each."""
+        """`settled` is called with what became of rows, in order, once each; before, `lost` with each that has no
+        effect because somebody else had been there first.
+        """
         self.documents: dict[str, Document] = {}
         """What the store has of some records, told within this session: what the next patch of them is tried on.
 
@@ -53,6 +56,7 @@ class Settling:
         self._runtime = runtime
         self._tell = tell
         self._settled = settled
+        self._lost = lost
 
     # --- documents ------------------------------------------------------------------------------
 
@@ -131,6 +135,8 @@ class Settling:
             stale = kind == STALE
             self._tell.tell(events.WriteStale(key, op_id) if stale else events.WriteRejected(key, op_id, reason))
         self._journal.record(row, kind, reason)
+        if kind in (CONFLICT, STALE):
+            self._lost(self._journal, row)
         return Receipt("rejected", op_id, reason=kind if kind in (CONFLICT, STALE) else reason)
 
     def _remember(self, row: Row, code: str, after: Document | None, wall: float, tick: int, *, sent: bool) -> None:

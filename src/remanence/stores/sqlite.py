@@ -11,7 +11,7 @@ from remanence.errors import Closed, Misconfigured
 from remanence.model import BEGINNING, Batch, Changes, Cursor, Erasure, Outcome, Reached, Seen, Watermark
 from remanence.protocols import Ask, Told
 from remanence.stores.rules import LEAD, Mark, admitted, behind, erase, follow
-from remanence.stores.sqlite_shelf import COUNT, PAGE, Shelf
+from remanence.stores.sqlite_shelf import COUNT, KEYS_EVER, PAGE, Shelf
 from remanence.wire.sqlite import Database, sql_text, usable_folder, version
 
 SCHEMA: Final = 2
@@ -38,18 +38,20 @@ class SQLiteStore:
         log_length: int = 100_000,
         tombstone_ttl: float = 604800.0,
         watermark_ttl: float = 2592000.0,
+        history: int = 0,
         full: bool = False,
         mutex: AbstractContextManager[Any] | None = None,
     ) -> None:
         """`database` is the file, or what opens it (outside of `:memory:`); it is opened when first used.
 
         `clock` tells wall seconds, `monotonic` what deadlines are measured by; lifetimes are seconds.
-        `full` waits at each commit until the disk has it.
+        `history`: earlier versions kept of each record. `full` waits at each commit until the disk has it.
         """
         self._opener = database if callable(database) else lambda: _opened(Path(database), full)
         self._clock = clock
         self._monotonic = monotonic
         self._log_length = log_length
+        self._history = history
         self._tombstone_ms = int(tombstone_ttl * 1000)
         self._watermark_ms = int(watermark_ttl * 1000)
         self._mutex = mutex if mutex is not None else nullcontext()
@@ -83,7 +85,7 @@ class SQLiteStore:
             refusal = admitted(batch, mark, before)
             if refusal or mark is None:
                 return refusal or Outcome("fenced")
-            outcome, mark = follow(batch, mark, shelf, self._micros() + LEAD)
+            outcome, mark = follow(batch, mark, shelf, self._micros() + LEAD, self._history)
             if batch.lineage:
                 shelf.keep(batch.lineage, mark)
             shelf.trim(self._log_length, len(batch.ops))
@@ -139,7 +141,7 @@ class SQLiteStore:
             shelf.note_erasure(erasure)
             shelf.end_sessions(lineages)
             start = erasure.key
-            for (key,) in shelf.run(PAGE, ("", start, shelf.now, -1)):
+            for (key,) in shelf.run(KEYS_EVER, (start,)):
                 if not key.startswith(start):
                     break
                 if erasure.covers(key):
@@ -261,13 +263,11 @@ def _prepare(database: Database) -> None:
     if _schema(database) == 0:
         with database.transaction():
             if _schema(database) == 0:  # nobody else has made them meanwhile
-                database.run(sql_text("store.sql") + sql_text("erasures.sql"))
-    found = _schema(database)
-    if found == 1:
+                database.run(sql_text("store.sql"))
+    if _schema(database) == 1:
         with database.transaction():
-            database.run(sql_text("erasures.sql"))
-            database.run("UPDATE about SET value = ? WHERE name = 'schema'", (str(SCHEMA),))
-        return
+            database.run(sql_text("additions.sql"))
+    found = _schema(database)
     if found > SCHEMA:
         database.close()
         raise Misconfigured(

@@ -6,9 +6,10 @@ from typing import Any, Final
 import msgspec
 
 from remanence.errors import WrongKind
-from remanence.model import KEEP_TTL, NEVER, NOWHERE, Change, Erasure, Op, Reached, Record, Seen
-from remanence.protocols import Ask, Fetch, Length, Lifetime, Told
+from remanence.model import KEEP_TTL, NEVER, NOWHERE, Change, Erasure, Kept, Op, Reached, Record, Seen
+from remanence.protocols import Ask, Fetch, Length, Lifetime, Told, Versions
 from remanence.stores.rules import NOTHING, RELAY, Mark, Stamp, span
+from remanence.stores.versions import once
 from remanence.wire.codec import stamped
 from remanence.wire.sqlite import Database
 
@@ -29,11 +30,23 @@ UNION ALL
 SELECT key FROM lists WHERE key > ?1 AND key >= ?2 AND (expires_at IS NULL OR expires_at > ?3)
 ORDER BY key LIMIT ?4
 """
+KEYS_EVER: Final = """
+SELECT key FROM documents WHERE key >= ?1 UNION SELECT key FROM lists WHERE key >= ?1
+UNION SELECT key FROM versions WHERE key >= ?1 ORDER BY key
+"""
+"""With those that have expired, or of which only earlier versions are left."""
 COUNT: Final = """
 SELECT (SELECT count(*) FROM documents WHERE expires_at IS NULL OR expires_at > ?1)
 + (SELECT count(key) FROM lists WHERE expires_at IS NULL OR expires_at > ?1)
 """
 _FETCH: Final = "SELECT body, etag, hlc FROM documents WHERE key = ? AND (expires_at IS NULL OR expires_at > ?)"
+_VERSIONS: Final = """
+SELECT etag, hlc, body FROM versions WHERE key = ? AND (expires_at IS NULL OR expires_at > ?) ORDER BY id DESC
+"""
+_OUTDATED: Final = """
+DELETE FROM versions WHERE key = ?1
+AND (expires_at <= ?2 OR id NOT IN (SELECT id FROM versions WHERE key = ?1 ORDER BY id DESC LIMIT ?3))
+"""
 _MARK: Final = """
 SELECT nonce, seq, op_id, results_from, results, highest FROM watermarks WHERE lineage = ? AND expires_at > ?
 """
@@ -45,6 +58,7 @@ _SWEEP: Final = (
     "DELETE FROM documents WHERE key IN (SELECT key FROM documents WHERE expires_at <= ? LIMIT ?)",
     "DELETE FROM tombstones WHERE key IN (SELECT key FROM tombstones WHERE expires_at <= ? LIMIT ?)",
     "DELETE FROM watermarks WHERE lineage IN (SELECT lineage FROM watermarks WHERE expires_at <= ? LIMIT ?)",
+    "DELETE FROM versions WHERE id IN (SELECT id FROM versions WHERE expires_at <= ? LIMIT ?)",
 )
 _SWEEP_ITEMS: Final = """
 DELETE FROM items WHERE list = ?1 AND position IN (SELECT position FROM items WHERE list = ?1 LIMIT ?2)
@@ -140,6 +154,18 @@ class Shelf:
         sql = "INSERT INTO changes (lineage, seq, op_id, key, kind, result) VALUES (?, ?, ?, ?, ?, ?)"
         self.run(sql, (lineage, seq, op.op_id, op.write.key, kind, result))
 
+    def archive(self, key: str, versions: Sequence[Kept], most: int) -> None:
+        """See `rules.Shelf`."""
+        rows = [(key, each.etag, each.hlc, each.body) for each in reversed(versions)]
+        self._database.many("INSERT INTO versions (key, etag, hlc, body) VALUES (?, ?, ?, ?)", rows)
+        self.run(_OUTDATED, (key, self.now, most))
+
+    def age(self, key: str) -> None:
+        """See `rules.Shelf`."""
+        kind, _, _, end = self.find(key)
+        end = end if kind else self.now + self._tombstone_ms
+        self.run("UPDATE versions SET expires_at = ? WHERE key = ?", (end, key))
+
     def changes(self, after: int, count: int) -> list[Change]:
         """Entries of the change log behind number `after`."""
         some = "SELECT id, op_id, lineage, seq, kind, result, key FROM changes WHERE id > ? ORDER BY id LIMIT ?"
@@ -177,6 +203,8 @@ class Shelf:
             return record
         if isinstance(ask, Lifetime):
             return self.lifetime(ask.key)
+        if isinstance(ask, Versions):
+            return once(Kept(*row) for row in self.run(_VERSIONS, (ask.key, self.now)))
         kind, _, length, _ = self.find(ask.key)
         if isinstance(ask, Fetch):
             return self._wrong(ask.key) if kind == "list" else None

@@ -8,7 +8,7 @@ from remanence.protocols import Signal
 from remanence.stores.rows import Settled
 
 if TYPE_CHECKING:
-    from remanence.stores.drain import Load
+    from remanence.stores.load import Load
 
 
 class Ticket:
@@ -60,6 +60,10 @@ class Waiting:
         ticket.receipts = [None] * ticket.left
         for n in range(first, first + ticket.left):
             self._tickets[n] = ticket
+
+    def expects(self, n: int) -> bool:
+        """Whether somebody waits for row `n`."""
+        return n in self._tickets
 
     def settle(self, settled: Sequence[Settled]) -> None:
         """Hand each row's fate to whoever waits for it."""

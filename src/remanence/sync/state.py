@@ -1,6 +1,6 @@
 """`Memory` and `ConversationMemory`: shared state as attributes."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Unpack
 
 from remanence.engine import shared_blocking
@@ -8,8 +8,10 @@ from remanence.errors import InvalidKey, Rejected
 from remanence.faces.bound import is_same, plain
 from remanence.faces.editor import Editor
 from remanence.faces.live import wrap
+from remanence.faces.merging import Merge
 from remanence.faces.moves import Moves
-from remanence.faces.state import State, named, value_of
+from remanence.faces.state import State, named
+from remanence.faces.values import value_of
 from remanence.runtime.blocking import run
 from remanence.settings import Options, Settings
 from remanence.stores.edits import EditRejected
@@ -60,12 +62,30 @@ class Memory(Opened[State]):
     increment = blocking(State.increment)
     compare_and_set = blocking(State.compare_and_set)
     update = blocking(State.update)
+    history = blocking(State.history)
+    rollback = blocking(State.rollback)
     forget = blocking(State.forget)
     ttl = blocking(State.ttl)
     expire = blocking(State.expire)
     keys = blocking(State.keys)
     watch = watching(State.watch)
     on_change = watching(State.on_change)
+
+    def on_conflict(self, function: Merge) -> Callable[[], None]:
+        """Have `function` called with each write of this memory that lost after its call returned: with the name, the
+        value that lost and the one that won (`remanence.MISSING` where that was a delete). What it returns is stored
+        instead, on the version that won; returned equal to the latter, nothing is. Returns what ends it.
+
+        Such a write was journalled while the server was away and found, when it was sent, that somebody else had
+        written meanwhile. What its caller was told of is not among them, nor anything where there is no journal.
+        Of several such writes to a name that are known by then only the last is asked about.
+
+        It runs in the background and in this process alone, also for what ended processes left. It may be slow, be
+        called again because the value moved on, or raise (`MergeFailed`): then the conflict stays in the log, where
+        it is in any case until the merge is written. Of several functions the first given is called. Raises
+        `InvalidArgument` for what cannot be called.
+        """
+        return self._engine.merges.add(self._face._merger(function))
 
     def key_of(self, name: str) -> str:
         """The key of a name's value, as `redis-cli` sees it."""

@@ -7,7 +7,7 @@ from collections.abc import Coroutine, Sequence
 from typing import Any, ClassVar, TypeVar
 
 from remanence.model import NEVER, Append, Batch, Delete, Op, Outcome, Put, Record, Touch, Watermark
-from remanence.protocols import Ask, Fetch, Lifetime, Store, Tail
+from remanence.protocols import Ask, Fetch, Lifetime, Store, Tail, Versions
 
 T = TypeVar("T")
 PAST = 1_600_000_000_000_000
@@ -154,6 +154,11 @@ class StoreCase:
         [found] = self.ask(Fetch(key))
         assert found is None or (isinstance(found, Record) and found.key == key), found
         return (found.body, found.etag, found.hlc) if found else None
+
+    def versions(self, key: str = "k") -> list[tuple[str, int, bytes | None]]:
+        """(etag, hlc, body) of each earlier version of a document, newest first."""
+        [found] = self.ask(Versions(key))
+        return [(each.etag, each.hlc, each.body) for each in found]
 
     def items(self, key: str = "l") -> list[bytes]:
         """All items of a list."""

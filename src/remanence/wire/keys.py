@@ -122,6 +122,10 @@ class Keyspace:
         """Where the stamp of a delete is kept."""
         return f"{self._own}d:{key}"
 
+    def history(self, key: str) -> str:
+        """Where the earlier versions of a record are kept."""
+        return f"{self._own}h:{key}"
+
     def pair(self, key: str) -> tuple[str, str]:
         """Both, for every write needs both."""
         return self.prefix + key, f"{self._own}d:{key}"

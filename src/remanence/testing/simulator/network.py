@@ -17,7 +17,8 @@ from remanence.protocols import Ask, Told
 from remanence.runtime.blocking import run
 from remanence.runtime.simulated import EPOCH, SimulatedTask, Simulation
 from remanence.settings import Settings
-from remanence.stores.memory import MemoryStore, Snapshot
+from remanence.stores.memory import MemoryStore
+from remanence.stores.memory_shelf import Snapshot
 from remanence.testing.simulator.invariants import Oracle
 
 T = TypeVar("T")

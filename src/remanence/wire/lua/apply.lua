@@ -2,9 +2,11 @@
 -- Applies consecutive ops of one lineage: data, change log and watermark move together or not at all.
 --
 -- KEYS: 1 watermark of the lineage, 2 change log, 3 watermark of the preceding lineage (or 1 again),
---       then for each op its data key and its tombstone key.
+--       then for each op its data key and its tombstone key; and, only where earlier versions of records are to
+--       be kept, for each op the key of that list ("v" and the document, or "d" and the stamp of a delete).
 -- ARGV: 1 lineage ("" keeps no watermark), 2 nonce, 3 first seq, 4 number of ops, 5 "a b c": last seq of the
---       preceding lineage (0: none), entries kept in the log, tombstone lifetime in ms; then for each op:
+--       preceding lineage (0: none; "a/n": and n versions are kept), entries kept in the log, tombstone lifetime
+--       in ms; then for each op:
 --       head, base etag or "", ttl, items. A head is the op id (22), hlc (16 digits), kind (p put, d delete,
 --       a append, t touch, b blank), flags (1 live + 2 merge + 4 folded), number of items.
 -- ttl:  ms; 0 for ever, -1 as it is, -2 its lifetime has already passed.
@@ -59,7 +61,7 @@ if total == '1' and lineage ~= '' and first % 64 ~= 1 and passed then
   local head, ttl, key = ARGV[6], ARGV[8], KEYS[4]
   local id, mine, what = sub(head, 1, 22), sub(head, 23, 38), sub(head, 39, 40)
   local done
-  if what == 'p1' and ARGV[7] == '' and ttl ~= '-2' and mine - passed <= AHEAD then
+  if what == 'p1' and not KEYS[6] and ARGV[7] == '' and ttl ~= '-2' and mine - passed <= AHEAD then
     local found, body, stored = try('GETRANGE', key, 0, 49), ARGV[9]
     if found == '' then
       stored = call('EXISTS', key) == 0 and not call('GET', KEYS[5]) and 0
@@ -190,13 +192,32 @@ local function carried_later(key) -- a text that comes with a later op must not 
   if not may_set then error('NOPERM this user may not run SET', 0) end
 end
 
-local function put(key, tomb, id, mine, live, merge, base, ttl, at, fold)
+local versions, archive, age -- how many are kept, where any are
+if KEYS[4 + 2 * total] then
+  versions = tonumber((string.match(ARGV[5], '/(%d+) ')))
+  function archive(past, value, dead) -- what is about to be replaced joins the earlier versions
+    if type(value) == 'string' then call('LPUSH', past, 'v' .. value) end
+    if dead then call('LPUSH', past, dead) end
+    call('LTRIM', past, 0, dead and versions or versions - 1)
+  end
+  function age(key, past) -- they live as long as the record, or as a tombstone
+    local left = call('PTTL', key)
+    if left == -1 then
+      call('PERSIST', past)
+    else
+      call('PEXPIRE', past, left < 0 and string.match(ARGV[5], '%d+$') or left)
+    end
+  end
+end
+
+local function put(key, tomb, id, mine, live, merge, base, ttl, at, fold, count, past)
   local etag, hlc = current(key)
   if not etag then return 'wrongtype' end
   local refusal, effective = judge(etag, hlc, tomb, id, mine, live, merge, base)
   if refusal then return refusal end
   if ttl == '-2' then
     call('DEL', key)
+    if past then call('DEL', past) end
     if folded then folded[key] = nil end
     return 'expired'
   end
@@ -208,6 +229,7 @@ local function put(key, tomb, id, mine, live, merge, base, ttl, at, fold)
     return 'ok'
   end
   if folded then folded[key] = nil end
+  if past then archive(past, etag ~= id and try('GET', key)) end
   local body, value = ARGV[at]
   if byte(body, 1) == 123 then
     value = '{"stamp":"' .. id .. effective .. '",' .. sub(body, 2)
@@ -221,17 +243,22 @@ local function put(key, tomb, id, mine, live, merge, base, ttl, at, fold)
   else
     call('SET', key, value, 'PX', ttl)
   end
+  if past then age(key, past) end
   return 'ok'
 end
 
-local function delete(key, tomb, id, mine, live, merge, base)
+local function delete(key, tomb, id, mine, live, merge, base, ttl, at, fold, count, past)
   local etag, hlc = current(key)
   local refusal, effective = judge(etag, hlc, tomb, id, mine, live, merge, base)
   if refusal then return refusal end
   if effective - highest > 0 then highest = effective end
+  local value = past and try('GET', key)
+  if type(value) ~= 'string' then past = nil end -- nothing, or a list
+  if past then archive(past, value, 'd' .. id .. effective) end
   -- first: should the second be refused, both come again
   call('SET', tomb, id .. effective, 'PX', string.match(ARGV[5], '%d+$'))
   call('DEL', key)
+  if past then age(key, past) end
   if folded then folded[key] = nil end
   return 'ok'
 end
@@ -261,9 +288,10 @@ local function append(key, tomb, id, mine, live, merge, base, ttl, at, fold, cou
   return 'ok'
 end
 
-local function touch(key, tomb, id, mine, live, merge, base, ttl)
+local function touch(key, tomb, id, mine, live, merge, base, ttl, at, fold, count, past)
   if ttl == '-2' or call('EXISTS', key) == 0 then return 'expired' end
   lengthen(key, ttl, live, false)
+  if past and call('TYPE', key).ok == 'string' then age(key, past) end
   return 'ok'
 end
 
@@ -285,7 +313,8 @@ for i = 1, tonumber(total) do
   local id, mine, kind, flags = sub(head, 1, 22), sub(head, 23, 38), sub(head, 39, 39), byte(head, 40) - 48
   local key, q, count = KEYS[2 + 2 * i], first + i - 1, tonumber(sub(head, 41))
   local fine, answer = pcall(
-    kinds[kind], key, KEYS[3 + 2 * i], id, mine, flags % 2 == 1, flags % 4 > 1, base, ttl, at + 3, flags > 3, count
+    kinds[kind], key, KEYS[3 + 2 * i], id, mine, flags % 2 == 1, flags % 4 > 1, base, ttl, at + 3, flags > 3, count,
+    versions and KEYS[3 + 2 * total + i]
   )
   if not fine and denied(answer) then break end
   local result = fine and answer or 'error' -- the watermark moves on even past a fault of ours

@@ -5,7 +5,7 @@ CREATE TABLE about (
     name TEXT PRIMARY KEY,
     value TEXT NOT NULL
 ) WITHOUT ROWID;
-INSERT INTO about VALUES ('schema', '2');
+INSERT INTO about VALUES ('schema', '1');
 
 CREATE TABLE documents (
     key TEXT PRIMARY KEY,
