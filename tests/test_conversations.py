@@ -129,7 +129,7 @@ def test_every_manager_is_an_imemorymanager():
 
 def test_blocking_and_async_managers_have_the_same_verbs():
     verbs = [n for n, each in vars(Conversations).items() if inspect.isfunction(each) and not n.startswith("_")]
-    assert len(verbs) == 12
+    assert len(verbs) == 13
     for verb in verbs:
         blocking, awaited = (
             list(inspect.signature(getattr(kind, verb)).parameters.values())

@@ -86,6 +86,7 @@ def test_t57_what_a_process_that_was_away_and_a_copy_of_its_journal_bring_has_no
     other.engine.close(0.0)
     server.resume()
     shutil.copytree(away, copy)
+    assert eventually(lambda: told_by(one, "kept") == "kept" and one.engine.status().available)
 
     told = [one.forget("secret"), one.forget("log")]
     assert [each.state for each in told] == ["erased", "erased"]
@@ -99,7 +100,7 @@ def test_t57_what_a_process_that_was_away_and_a_copy_of_its_journal_bring_has_no
             assert back.engine.flush(5.0)
             assert back.get("secret", None) is None
             assert back.get("log", None) is None
-            assert eventually(lambda folder=folder: not on_disk(folder))
+            assert eventually(lambda folder=folder: not on_disk(folder)), (on_disk(folder), back.engine.status())
             assert confirmed(back, told[1])
     assert one.kept == "kept by the other"
     assert not on_server(server, namespace)
@@ -168,11 +169,14 @@ def test_with_the_server_away_it_is_gone_here_at_once_and_there_when_it_is_back(
         assert memory.get("x", "gone") == "gone"
         assert not on_disk(tmp_path)
         assert memory.engine.erased(told.id).state == "journalled"
+        memory.w = SECRET
+        memory.engine.forget("memory:w", deadline=0.1)
+        memory.w = "written afterwards"
         server.resume()
         assert memory.engine.flush(5.0)
         assert memory.engine.erased(told.id).state == "erased"
         assert memory.get("x", "gone") == "gone"
-        assert memory.kept == "kept"
+        assert (memory.w, memory.kept) == ("written afterwards", "kept")
     assert not on_server(server, namespace)
 
 

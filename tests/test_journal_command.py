@@ -402,6 +402,8 @@ def test_an_operation_id_may_begin_with_a_dash(deployment: Deployment, answered:
     assert answered(*deployment.words, *words)[:2] == (0, {"discarded": [dashed]})
     assert guarded(["a", "--", dashed]) == ["a", "--", dashed]
     assert guarded(["stats", "--json"]) == ["stats", "--json"]
+    assert guarded(["forget", "--receipt", dashed, "--json"]) == ["forget", f"--receipt={dashed}", "--json"]
+    assert guarded(["forget", "--receipt"]) == ["forget", "--receipt"]
 
 
 # --- beside a living owner ------------------------------------------------------------------------

@@ -24,6 +24,8 @@ PROBLEM: Final = 1
 USAGE: Final = 2
 _DASHED_ID: Final = re.compile(r"-[A-Za-z0-9_-]{20}[AQgw]")
 """An operation id, 128 bits in base64url, whose first character is a dash. No option is spelled so."""
+_ID_OPTION: Final = "--receipt"
+"""The one option whose value is such an id."""
 AWAY: Final = 3
 INTERRUPTED: Final = 130
 NOBODY_READS: Final = 141
@@ -105,6 +107,13 @@ def guarded(words: Sequence[str]) -> list[str]:
     """The words with operation ids that begin with a dash behind `--`, for else they would be taken for options."""
     if "--" in words:
         return list(words)
+    joined: list[str] = []
+    for word in words:
+        if joined and joined[-1] == _ID_OPTION:
+            joined[-1] += f"={word}"
+        else:
+            joined.append(word)
+    words = joined
     ids = [word for word in words if _DASHED_ID.fullmatch(word)]
     return [*(word for word in words if word not in ids), "--", *ids] if ids else list(words)
 

@@ -206,8 +206,9 @@ class Store(Protocol):
     async def forget(self, erasure: Erasure, lineages: Sequence[str], deadline: float, *, live: bool) -> None:
         """Erase what is stored at its keys, and end every session but those of `lineages`.
 
-        From then on `erasures` tells of it, and who begins a session asks that. `live`: whatever is there, else
-        only what is not newer; a list, which has no time, in either case. The second time is as the first.
+        From then on `erasures` tells of it, and who begins a session asks that. `live`: of this moment by the
+        store's own clock, whatever is there; else only what is not newer than its hlc, and lists, which have no
+        time. The second time is as the first.
         """
 
     async def erasures(self, holder: str, seen: Seen | None, deadline: float) -> tuple[list[Erasure], Seen]:

@@ -39,6 +39,11 @@ class StoreClock:
         self._wall = self._runtime.wall() - (boot - middle)
         self._heard = told
 
+    @property
+    def error(self) -> int:
+        """By how much the store's time may be another, as it was heard last."""
+        return int(self._error * 1e6)
+
     def now(self, wall: float, boot: float) -> int:
         """The store's time at a moment of this machine's clocks; its belief until the store was heard.
 

@@ -69,9 +69,9 @@ class Dating:
         self._given[lineage.name] = before, at
         return intents
 
-    def dated(self, lineage: Lineage, row: Row) -> int:
-        """When a row was made, in the store's time."""
-        return self._clock.dated(row, same_start=self._same_start(lineage))
+    def earliest(self, lineage: Lineage, row: Row) -> int:
+        """The store's time when a row was made, at the earliest."""
+        return self._clock.dated(row, same_start=self._same_start(lineage)) - self._clock.error
 
     def age(self, lineage: Lineage, row: Row) -> float:
         """Seconds since a row was made: by the boot clock within one start, else by the wall clock."""

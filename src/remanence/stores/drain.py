@@ -26,6 +26,7 @@ from remanence.settings import Settings
 from remanence.stores.clock import StoreClock
 from remanence.stores.dating import Dating
 from remanence.stores.erasing import Erasing, before_erasure
+from remanence.stores.followed import recovered
 from remanence.stores.journal import Journal
 from remanence.stores.known import Known
 from remanence.stores.load import Load
@@ -84,7 +85,7 @@ class Drain:
         self.age = self._dating.age
         self._settling = Settling(journal, known, runtime, tell, settled, lost)
         self._common: dict[str, tuple[int, int, str]] = {}
-        self.erasing = Erasing(journal, known, store, runtime, mutex, self._dating.dated, self._let_go)
+        self.erasing = Erasing(journal, known, store, runtime, mutex, self._dating.earliest, self._let_go)
 
     def journalled(self, rows: Sequence[Row]) -> None:
         """Rows were just committed: keep them at hand so that sending need not read them back."""
@@ -121,6 +122,8 @@ class Drain:
             if lineage is lineages[0]:
                 self._generation = self._store.generation
             self._hear_clock(mark, before)
+            if not mark.seq and lineage.acked:
+                mark = await recovered(self._store, self.journal, lineage, mark, self._nonce, self._mutex, deadline)
             await self._compare(lineage, mark, deadline)
         await self.erasing.learn(deadline)
         self.opened = bool(lineages)  # where there are none no watermark is left behind

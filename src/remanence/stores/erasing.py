@@ -8,7 +8,7 @@ or the copy of a journal, cannot bring back what was erased. The receipt tells w
 
 import hashlib
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -37,18 +37,22 @@ class Erasing:
         store: Store,
         runtime: Runtime,
         mutex: AbstractContextManager[Any],
-        dated: Callable[[Lineage, Row], int],
+        earliest: Callable[[Lineage, Row], int],
         let_go: Callable[[Sequence[Erasure]], None],
     ) -> None:
-        """`dated`: when a row was made, in the store's time. `let_go`: whatever else there is here, under the mutex."""
+        """`earliest`: the store's time when a row was made, at the earliest. `let_go` rids all else that is here of
+        what was erased, under the mutex.
+        """
         self._journal = journal
         self._known = known
         self._store = store
         self._runtime = runtime
         self._mutex = mutex
-        self._dated = dated
+        self._earliest = earliest
         self._let_go = let_go
         self.holder = holder_of(journal)
+        self._noted = False
+        """Whether the store knows that what is to be erased may be here as well."""
 
     async def learn(self, deadline: float) -> None:
         """Ask what was erased, let go of it here, and say so."""
@@ -56,6 +60,7 @@ class Erasing:
             with self._mutex:
                 seen = seen_by(self._journal)
             erasures, upto = await self._store.erasures(self.holder, seen, deadline)
+            self._noted = True
             if upto == seen:
                 return
             try:
@@ -64,6 +69,12 @@ class Erasing:
                     note_seen(self._journal, upto)
             except (JournalFull, WorldError):  # of our disk: writes go on, and the next session tries again
                 return
+
+    async def note(self, deadline: float) -> None:
+        """Before what was read here goes to disk: have the store know of it, once."""
+        if not self._noted:
+            with suppress(WorldError):  # it is away: whoever opens this journal next tells it before anything else
+                await self.learn(deadline)
 
     async def carry_out(self, intent: Intent, write: Forget) -> None:
         """Have the store erase, and let go of it here."""
@@ -76,20 +87,25 @@ class Erasing:
 
     def ahead(self, erasure: Erasure) -> None:
         """Let go of what is here, before the store was reached; under the mutex."""
-        found = self._journal.database.run("SELECT n FROM rows WHERE op_id = ?", (erasure.op_id,))
-        n = found[0][0] if found else self._journal.active.end  # it has arrived meanwhile, and was pruned
-        self._purge(erasure, lambda lineage, row: row.n < n)
+        own = self._row_of(erasure)
+        self._purge(erasure, partial(_is_before, self._journal.active.end if own is None else own))
         self._let_go([erasure])
         self._journal.database.compact()
 
     def _let_go_of(self, erasures: Sequence[Erasure]) -> None:
         for erasure in erasures:
-            self._purge(erasure, partial(self._is_older, erasure.hlc))
+            own = self._row_of(erasure)
+            self._purge(erasure, partial(self._is_older, erasure.hlc) if own is None else partial(_is_before, own))
         self._let_go(erasures)
         self._journal.database.compact()
 
     def _is_older(self, hlc: int, lineage: Lineage, row: Row) -> bool:
-        return self._dated(lineage, row) <= hlc
+        return self._earliest(lineage, row) <= hlc
+
+    def _row_of(self, erasure: Erasure) -> int | None:
+        """The number of the row that asked for it, where it was this journal's: what comes behind it stays."""
+        found = self._journal.database.run("SELECT n FROM rows WHERE op_id = ?", (erasure.op_id,))
+        return found[0][0] if found else None
 
     def _purge(self, erasure: Erasure, older: Older) -> None:
         """Empty the rows of before, and drop what is known and what had no effect."""
@@ -121,6 +137,10 @@ class Erasing:
         self._known.forget(keys)
         for key in keys:
             self._known.put(key, Knowledge(n, Document(None, ABSENT), wall))
+
+
+def _is_before(n: int, lineage: Lineage, row: Row) -> bool:
+    return row.n < n
 
 
 # --- what a journal notes of it ---------------------------------------------------------------------

@@ -38,8 +38,7 @@ class Keeper:
         self._runtime = owner.runtime
         self._wake = owner.runtime.signal()
         self._task: Task | None = None
-        self._tidied = self._searched = self._remembered = owner.runtime.monotonic()
-        self._beaten = -1e9  # at first: until then nobody knows that what is to be erased may be here as well
+        self._tidied = self._searched = self._beaten = self._remembered = owner.runtime.monotonic()
         self._first_search = True
 
     def start(self) -> None:
@@ -48,7 +47,8 @@ class Keeper:
             with self._owner.mutex:
                 if self._task is None:
                     self._task = self._runtime.spawn("remanence-keeper", self._run)
-                    if self._owner.mirror is not None:
+                    if self._owner.mirror is not None:  # nobody knows yet that what is to be erased is here as well
+                        self._beaten = -self._owner.settings.heartbeat
                         self.wake()
 
     def wake(self) -> None:

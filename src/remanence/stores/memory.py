@@ -6,6 +6,8 @@ from contextlib import AbstractContextManager, nullcontext
 from itertools import islice
 from typing import Any
 
+from msgspec.structs import replace
+
 from remanence.model import (
     BEGINNING,
     Batch,
@@ -135,6 +137,8 @@ class MemoryStore:
         """See `Store.forget`."""
         with self.mutex:
             shelf = self._at_now()
+            if live:
+                erasure = replace(erasure, hlc=max(erasure.hlc, shelf.now))
             if all(each.op_id != erasure.op_id for each in shelf.state.erasures):
                 shelf.state.erasures.append(erasure)
             for lineage, (mark, end) in shelf.state.marks.items():

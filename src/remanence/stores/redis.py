@@ -262,6 +262,8 @@ class RedisStore:
 
     async def forget(self, erasure: Erasure, lineages: Sequence[str], deadline: float, *, live: bool) -> None:
         """See `Store.forget`."""
+        asking = self._asking(self._readers, deadline)
+        erasure = await self._erasures.told_at(erasure, asking) if live else erasure
         stamp = (erasure.op_id, f"{erasure.hlc:016d}", self._limits.rpartition(" ")[2], str(int(live)))
 
         async def sweep(keys: Sequence[str]) -> None:
@@ -269,19 +271,23 @@ class RedisStore:
             words = self._erase.words(str(1 + len(names)), self._keys.log, *names, *stamp)
             await self._writer.use(deadline, lambda link: self._erase.call(link, words, deadline))
 
-        await self._erasures.forget(erasure, lineages, self._asking(deadline), sweep)
+        await self._erasures.forget(erasure, lineages, asking, sweep)
 
     async def erasures(self, holder: str, seen: Seen | None, deadline: float) -> tuple[list[Erasure], Seen]:
         """See `Store.erasures`."""
-        return await self._erasures.behind(holder, seen, self._asking(deadline))
+        # who begins a session asks on its own link: to make another would look as if the server were another
+        return await self._erasures.behind(
+            holder, seen, self._asking(self._writer if holder else self._readers, deadline)
+        )
 
     async def holders(self, deadline: float) -> Mapping[str, Seen]:
         """See `Store.holders`."""
-        return await self._erasures.holders(self._asking(deadline))
+        return await self._erasures.holders(self._asking(self._readers, deadline))
 
-    def _asking(self, deadline: float) -> Exchange:
+    def _asking(self, pool: LinkPool, deadline: float) -> Exchange:
         async def exchange(commands: Sequence[Command]) -> list[Any]:
-            return [_checked(reply) for reply in await self._exchange(commands, deadline)]
+            replies = await pool.use(deadline, lambda link: link.exchange(commands, deadline))
+            return [_checked(reply) for reply in replies]
 
         return exchange
 

@@ -7,6 +7,8 @@ before on their way has to begin a session anew, and to begin one is to ask the 
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final
 
+from msgspec.structs import replace
+
 from remanence.model import Erasure, Seen
 from remanence.stores.rules import RELAY
 from remanence.wire.keys import Keyspace, glob_literal
@@ -28,7 +30,7 @@ class Erasures:
         self._holder_seconds = holder_seconds
 
     async def forget(self, erasure: Erasure, lineages: Sequence[str], exchange: Exchange, sweep: Sweep) -> None:
-        """See `Store.forget`."""
+        """See `Store.forget`, by the stamp that `told_at` gave it."""
         if all(each.op_id != erasure.op_id for each in await self._listed(0, exchange)):
             await exchange([("RPUSH", self._keys.erasures, _spelled(erasure))])
         await self._end_sessions(set(map(self._keys.watermark, lineages)), exchange)
@@ -43,6 +45,11 @@ class Erasures:
             if names:
                 await sweep([name.removeprefix(histories) for name in names])
         return None
+
+    async def told_at(self, erasure: Erasure, exchange: Exchange) -> Erasure:
+        """A live erasure with the server's own time: whose clock is not quite right must not keep what it erased."""
+        [(seconds, micros)] = await exchange([("TIME",)])
+        return replace(erasure, hlc=max(erasure.hlc, int(seconds) * 1_000_000 + int(micros)))
 
     async def _end_sessions(self, spared: set[str], exchange: Exchange) -> None:
         relays = self._keys.watermark(RELAY)

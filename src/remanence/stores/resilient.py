@@ -375,6 +375,7 @@ class ResilientStore:
         if self.contact.available:
             await self.flush(max(0.0, limit - self.runtime.monotonic()))
             await self.merging.finish(max(0.0, limit - self.runtime.monotonic()))
+            await self.drain.erasing.note(limit)
         self.closed = True
         self.feed.close()
         await self.keeper.stop(max(0.1, limit - self.runtime.monotonic()))

@@ -7,6 +7,8 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext, supp
 from pathlib import Path
 from typing import Any, Final
 
+from msgspec.structs import replace
+
 from remanence.errors import Closed, Misconfigured
 from remanence.model import BEGINNING, Batch, Changes, Cursor, Erasure, Outcome, Reached, Seen, Watermark
 from remanence.protocols import Ask, Told
@@ -138,6 +140,8 @@ class SQLiteStore:
     async def forget(self, erasure: Erasure, lineages: Sequence[str], deadline: float, *, live: bool) -> None:
         """See `Store.forget`. The file is written anew, so that what was erased is not in its gaps either."""
         with self._writing(deadline) as shelf:
+            if live:
+                erasure = replace(erasure, hlc=max(erasure.hlc, self._micros()))
             shelf.note_erasure(erasure)
             shelf.end_sessions(lineages)
             start = erasure.key

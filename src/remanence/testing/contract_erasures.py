@@ -13,7 +13,7 @@ class ErasuresContract(StoreCase):
     """The promises of `forget`, `erasures` and `holders`."""
 
     def forget(
-        self, n: int, key: str, *, beginning: bool = False, live: bool = True, own: tuple[str, ...] = ()
+        self, n: int, key: str, *, beginning: bool = False, live: bool = False, own: tuple[str, ...] = ()
     ) -> None:
         """Erase, as op number n."""
         erasure = Erasure(op_id(n), PAST + n, key, beginning)
@@ -50,7 +50,7 @@ class ErasuresContract(StoreCase):
     def test_live_it_erases_what_is_newer_too_and_late_only_what_is_not(self) -> None:
         self.apply(put(10, live=False), put(11, "m", live=False))
         self.forget(5, "k", live=False)
-        self.forget(6, "m")
+        self.forget(6, "m", live=True)
         assert self.record("k") is not None and self.record("m") is None
 
     def test_what_was_written_before_stays_erased(self) -> None:
@@ -65,6 +65,11 @@ class ErasuresContract(StoreCase):
         self.forget(3, "", beginning=True)
         page = self.run(self.store.changes(before, 10, 0.0, self.deadline()))
         assert sorted((c.kind, c.result, c.key) for c in page.entries) == [("delete", "ok", "k"), ("delete", "ok", "m")]
+
+    def test_live_it_is_of_the_stores_own_time(self) -> None:
+        self.forget(1, "k")
+        self.forget(2, "m", live=True)
+        assert self.listed()[0].hlc == PAST + 1 and self.listed()[1].hlc > PAST + 1_000_000
 
     def test_sessions_end_but_those_that_are_spared(self) -> None:
         self.open("L", "N")
