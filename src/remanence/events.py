@@ -222,11 +222,11 @@ class RecordSkipped(Event, frozen=True):
 
 
 class ServerAdvised(Event, frozen=True):
-    """The server's settings or version endanger what is stored."""
+    """The server's settings endanger what is stored: `policy` is its maxmemory-policy."""
 
     level = "WARNING"
-    text = "{advice}"
-    advice: str
+    text = "the server deletes memories when it is full ({policy}): CONFIG SET maxmemory-policy noeviction"
+    policy: str
 
 
 Observer = Callable[[Event], None]

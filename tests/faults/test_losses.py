@@ -66,7 +66,9 @@ def evict_the_watermark(server: Server, memory: Memory, namespace: str) -> None:
 def test_t21_an_evicted_watermark_makes_nothing_take_effect_twice(fresh_server: Fresh, namespace: str, kind: str):
     server = evicting(fresh_server)
     with Memory(url=server.url, namespace=namespace, **QUICK) as memory:
+        heard = Heard(memory.engine)
         memory.n = 0
+        assert eventually(lambda: [each.policy for each in heard.of(events.ServerAdvised)] == ["allkeys-lru"])
         for n in range(1, 31):
             if n == 21:
                 evict_the_watermark(server, memory, namespace)

@@ -40,6 +40,7 @@ class Keeper:
         self._task: Task | None = None
         self._tidied = self._searched = self._beaten = self._remembered = owner.runtime.monotonic()
         self._first_search = True
+        self._advised = False
 
     def start(self) -> None:
         """Begin, once."""
@@ -153,11 +154,21 @@ class Keeper:
                 await owner.drain.handshake(limit, renew=False)
                 owner.contact.reached()
                 owner.contact.recovered(owner.journal.pending)
+                await self._advise(limit)
             except WorldError as error:
                 owner.drain.opened = False
                 owner.lost(error)
             finally:
                 owner.pass_on(self)
+
+    async def _advise(self, limit: float) -> None:
+        """Once: warn of a server that deletes what it holds when it is full."""
+        if not self._advised:
+            self._advised = True
+            with contextlib.suppress(RemanenceError):  # it may not be asked: `doctor` says so
+                policy = (await self._owner.store.facts(limit)).get("maxmemory_policy", "noeviction")
+                if policy != "noeviction":
+                    self._owner.tell.tell(events.ServerAdvised(policy))
 
     # --- what ended processes left --------------------------------------------------------------
 
