@@ -1,0 +1,178 @@
+"""The statements of the search index: what is written and read within one transaction."""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Final
+
+import msgspec
+
+from remanence.search.query import match
+from remanence.search.types import Document
+from remanence.wire.sqlite import Database
+
+KEPT: Final = 100_000
+"""Versions for which it is remembered what was removed. Who slept longer reads the file anew."""
+PAGE: Final = 5_000
+"""Documents that are read at once."""
+
+_FIELDS = (
+    "id, kind, session, position, speaker, role, timed, agent, tags, success, importance, trust, created, expires, uses"
+)
+_PUT = f"INSERT INTO documents ({_FIELDS}, version) VALUES ({', '.join('?' * 16)}) RETURNING number"
+_PUT_PIECE = "INSERT INTO pieces (document, length, terms, embedder, vector) VALUES (?, ?, ?, ?, ?) RETURNING number"
+_LIST = "(SELECT value FROM json_each(?))"
+
+
+class Piece(msgspec.Struct, frozen=True):
+    """A part of a text as it is stored."""
+
+    text: str
+    length: int
+    terms: bytes
+    vector: bytes | None
+
+
+class Shelf:
+    """The rows of one transaction."""
+
+    def __init__(self, database: Database) -> None:
+        """Speak to `database`, in whose transaction everything happens."""
+        self.run = database.run
+        self._change = database.change
+
+    # --- writing
+
+    def put(self, document: Document, timed: bool, pieces: Sequence[Piece], embedder: int | None, version: int) -> None:
+        """Insert a document that is not there."""
+        told = (
+            document.id,
+            document.kind,
+            document.session,
+            document.position,
+            document.speaker,
+            document.role,
+            timed,
+            document.agent,
+            json.dumps(document.tags),
+            document.success,
+            document.importance,
+            document.trust,
+            document.created,
+            document.expires,
+            document.uses,
+            version,
+        )
+        ((number,),) = self.run(_PUT, told)
+        for piece in pieces:
+            row = (number, piece.length, piece.terms, None if piece.vector is None else embedder, piece.vector)
+            ((place,),) = self.run(_PUT_PIECE, row)
+            self._change("INSERT INTO words (rowid, body) VALUES (?, ?)", (place, piece.text))
+        self._count(len(pieces), sum(piece.length for piece in pieces))
+
+    def remove(self, id: str, version: int) -> bool:
+        """Delete a document and all that leads to it; False where there is none."""
+        for (number,) in self.run("SELECT number FROM documents WHERE id = ?", (id,)):
+            self.remove_number(number, version)
+            return True
+        return False
+
+    def remove_number(self, number: int, version: int) -> None:
+        """The same for a document of this number."""
+        rows = self.run("DELETE FROM pieces WHERE document = ? RETURNING number, length", (number,))
+        for place, _ in rows:
+            self._change("DELETE FROM words WHERE rowid = ?", (place,))
+        self._change("DELETE FROM documents WHERE number = ?", (number,))
+        self._change("INSERT INTO gone (number, version) VALUES (?, ?)", (number, version))
+        self._count(-len(rows), -sum(length for _, length in rows))
+
+    def amend(self, id: str, changes: Mapping[str, Any], version: int) -> bool:
+        """Change some columns of a document; False where there is none. The names are the caller's own."""
+        assignments = ", ".join(f"{name} = ?" for name in changes)
+        sql = f"UPDATE documents SET {assignments}, version = ? WHERE id = ? RETURNING 1"
+        return bool(self.run(sql, (*changes.values(), version, id)))
+
+    def next_version(self) -> int:
+        """Begin a transaction that others shall notice."""
+        ((version,),) = self.run("UPDATE totals SET version = version + 1 RETURNING version")
+        if version % 1000 == 0:
+            self._change("DELETE FROM gone WHERE version <= ?", (version - KEPT,))
+        return int(version)
+
+    def expired(self, now: float, limit: int) -> list[int]:
+        """The numbers of documents whose time is over."""
+        sql = "SELECT number FROM documents WHERE expires <= ? ORDER BY expires LIMIT ?"
+        return [number for (number,) in self.run(sql, (now, limit))]
+
+    def embedder(self, identity: str) -> int:
+        """The number of an embedder, which is given one if it has none."""
+        for (number,) in self.run("SELECT number FROM embedders WHERE identity = ?", (identity,)):
+            return int(number)
+        ((number,),) = self.run("INSERT INTO embedders (identity) VALUES (?) RETURNING number", (identity,))
+        return int(number)
+
+    def _count(self, pieces: int, terms: int) -> None:
+        self._change("UPDATE totals SET pieces = pieces + ?, terms = terms + ?", (pieces, terms))
+
+    # --- reading
+
+    def totals(self) -> tuple[int, int, int]:
+        """The version, how many pieces there are, and how many terms they have in all."""
+        ((version, pieces, terms),) = self.run("SELECT version, pieces, terms FROM totals")
+        return version, pieces, terms
+
+    def pages(self) -> Iterator[list[tuple[Any, ...]]]:
+        """All documents, a page at a time."""
+        last = 0
+        while page := self.run(
+            f"SELECT number, {_FIELDS} FROM documents WHERE number > ? ORDER BY number LIMIT {PAGE}", (last,)
+        ):
+            yield page
+            last = page[-1][0]
+
+    def news(self, version: int) -> list[tuple[Any, ...]]:
+        """Documents that were put or amended since."""
+        return self.run(f"SELECT number, {_FIELDS} FROM documents WHERE version > ? ORDER BY number", (version,))
+
+    def losses(self, version: int) -> list[int]:
+        """The numbers of documents that were removed since."""
+        return [number for (number,) in self.run("SELECT number FROM gone WHERE version > ?", (version,))]
+
+    def vectors(self, numbers: Sequence[int], embedder: int | None) -> dict[int, list[tuple[int, bytes | None]]]:
+        """The pieces of these documents, by document, with their vectors where `embedder` made them."""
+        found: dict[int, list[tuple[int, bytes | None]]] = {}
+        sql = (
+            f"SELECT document, number, CASE WHEN embedder = ? THEN vector END FROM pieces "
+            f"WHERE document IN {_LIST} ORDER BY number"
+        )
+        for document, number, vector in self.run(sql, (embedder, json.dumps(numbers))):
+            found.setdefault(document, []).append((number, vector))
+        return found
+
+    def packed(self, numbers: Sequence[int]) -> dict[int, tuple[int, bytes]]:
+        """The length and the packed terms of these pieces."""
+        rows = self.run(f"SELECT number, length, terms FROM pieces WHERE number IN {_LIST}", (json.dumps(numbers),))
+        return {number: (length, terms) for number, length, terms in rows}
+
+    def holding(self, terms: Sequence[str]) -> dict[str, int]:
+        """How many pieces hold each of these terms; those that none holds are left out."""
+        return dict(self.run(f"SELECT term, doc FROM vocabulary WHERE term IN {_LIST}", (json.dumps(terms),)))
+
+    def best(self, terms: Sequence[str], limit: int) -> list[int]:
+        """The pieces that match any of the terms best, by FTS5's own measure; with limit -1 all, in no order."""
+        order = "ORDER BY rank LIMIT ?" if limit >= 0 else "LIMIT ?"
+        return [
+            row for (row,) in self.run(f"SELECT rowid FROM words WHERE words MATCH ? {order}", (match(terms), limit))
+        ]
+
+    def outdated(self, embedder: int, limit: int) -> list[tuple[int, str]]:
+        """Documents with a piece that another embedder, or none, made the vector of."""
+        sql = (
+            "SELECT DISTINCT d.number, d.id FROM pieces p JOIN documents d ON d.number = p.document "
+            "WHERE p.embedder IS NOT ? LIMIT ?"
+        )
+        return self.run(sql, (embedder, limit))
+
+    def outdated_count(self, embedder: int) -> int:
+        """How many pieces another embedder, or none, made the vector of."""
+        ((count,),) = self.run("SELECT count(*) FROM pieces WHERE embedder IS NOT ?", (embedder,))
+        return int(count)
