@@ -1,25 +1,24 @@
 """One search: candidates by word and by meaning, everything that is known of them, one order."""
 
-from collections.abc import Sequence
 from functools import cached_property
 from math import ceil
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from remanence.search import bm25, fusion
+from remanence.search import fusion
 from remanence.search.columns import ROLES, Columns
 from remanence.search.query import MOST_TERMS, Asked, names
 from remanence.search.shelf import Shelf
 from remanence.search.types import Favour, Filter, Hit, Mode
+from remanence.search.vectors import best
 
-MOST_POSTINGS: Final = 8_000
-"""Rows that FTS5 is asked to weigh. The rarest terms go first; those left out still count for the candidates."""
-FEW: Final = 1_000
-"""Pieces that a filter leaves, up to which all are weighed and FTS5 is not asked."""
+Slots = NDArray[np.intp]
+
 _LOOKED_UP: Final = 512
+"""Words of a question that are looked up; the rarest `MOST_TERMS` of them count."""
 _MOST_PIECES: Final = 8
 
 
@@ -40,36 +39,35 @@ class Search:
 
     def __init__(self, shelf: Shelf, columns: Columns, question: Question) -> None:
         """Search what `shelf` and `columns`, which are of one moment, hold."""
-        self._shelf = shelf
         self._columns = columns
         self._question = question
         _, self._pieces, self._terms = shelf.totals()
         self._count = max(fusion.CANDIDATES, question.limit)
         self._admitted = columns.admitted(question.only, question.now)
+        self._total = int(np.count_nonzero(self._admitted))
 
     def hits(self, explain: bool) -> list[Hit]:
         """The best documents, best first."""
         slots = self._candidates()
-        if not slots:
+        if not len(slots):
             return []
         found = self._known(slots)
         parts = self._parts(found)
         parts |= fusion.favoured(found, self._question.favour, self._question.now)
         scores = sum(parts.values(), np.zeros(len(slots)))
-        columns = self._columns
-        ids = [columns.ids[slot] for slot in slots]
-        places = fusion.order(scores, found, ids)
+        places = fusion.order(scores, found)
         if self._question.mode == "keyword":
-            places = [place for place in places if found.keyword[place] > 0]
-        return [
-            Hit(
-                id=ids[place],
-                kind=columns.kinds.text(int(columns.facts[slots[place]]["kind"])),
-                score=float(scores[place]),
-                parts={name: float(part[place]) for name, part in parts.items()} if explain else None,
-            )
-            for place in places[: self._question.limit]
-        ]
+            places = places[found.keyword[places] > 0]
+        return [self._hit(slots, scores, parts, place, explain) for place in places[: self._question.limit].tolist()]
+
+    def _hit(self, slots: Slots, scores: fusion.Floats, parts: fusion.Parts, place: int, explain: bool) -> Hit:
+        slot = int(slots[place])
+        return Hit(
+            id=self._columns.ids[slot],
+            kind=self._columns.kinds.text(int(self._columns.fact("kind")[slot])),
+            score=float(scores[place]),
+            parts={name: float(part[place]) for name, part in parts.items()} if explain else None,
+        )
 
     def _parts(self, found: fusion.Candidates) -> fusion.Parts:
         question = self._question
@@ -81,56 +79,31 @@ class Search:
 
     # --- candidates
 
-    def _candidates(self) -> list[int]:
+    def _candidates(self) -> Slots:
         """Slots of the best by each list, each once."""
-        if not np.any(self._admitted):
-            return []
-        chosen: list[int] = []
-        if self._question.mode != "semantic" and self._rarities:
-            chosen += self._by_word()
-        if self._question.vector is not None:
-            chosen += self._by_meaning(self._question.vector)
-        return list(dict.fromkeys(chosen))
+        chosen: list[Slots] = [np.zeros(0, dtype=np.intp)]
+        if self._total and self._question.mode != "semantic":
+            chosen.append(self._by_word())
+        if self._total and self._question.vector is not None:
+            chosen.append(self._by_meaning(self._question.vector))
+        return np.unique(np.concatenate(chosen))
 
-    def _by_meaning(self, vector: NDArray[np.float32]) -> list[int]:
+    def _by_meaning(self, vector: NDArray[np.float32]) -> Slots:
         columns = self._columns
         owners = columns.owners[: len(columns.vectors)]
-        places = columns.vectors.nearest(vector, self._rows_wanted, self._admitted[owners])
-        return self._first(owners[places].tolist())
+        admitted = columns.held if self._total == len(columns) else self._admitted[owners]
+        places = columns.vectors.nearest(vector, self._rows_wanted, admitted)
+        return self._first(owners[places].astype(np.intp))
 
-    def _by_word(self) -> list[int]:
-        """Those that hold the rarest terms best. More terms are asked for while there are not enough."""
-        admitted, columns = self._admitted, self._columns
-        if int(columns.facts["pieces"][: len(admitted)][admitted].sum()) <= min(FEW, self._pieces - 1):
-            return [int(slot) for slot in np.nonzero(admitted)[0]]
-        everything = bool(admitted.all())
-        terms = list(self._rarities)
-        chosen: list[int] = []
-        while terms and len(chosen) < self._count:
-            some, terms = self._affordable(terms)
-            numbers = self._shelf.best(some, self._rows_wanted if everything else -1)
-            slots = [slot for slot in columns.slots_of(numbers) if admitted[slot]]
-            chosen = list(dict.fromkeys(chosen + slots))
-        return self._first(chosen) if everything else self._best_of(chosen)
+    def _by_word(self) -> Slots:
+        """The best of those that hold a term."""
+        held = np.flatnonzero(self._keyword > 0)
+        if self._total < len(self._admitted):
+            held = held[self._admitted[held]]
+        return held[best(self._keyword[held], self._count)]
 
-    def _best_of(self, slots: Sequence[int]) -> list[int]:
-        """The best by keyword of more than are wanted."""
-        if len(slots) <= self._count:
-            return list(slots)
-        scores = self._keyword(slots)
-        return [slots[place] for place in np.argsort(-scores, kind="stable")[: self._count]]
-
-    def _affordable(self, terms: Sequence[str]) -> tuple[list[str], list[str]]:
-        """The first terms, as many as `MOST_POSTINGS` allow but at least one, and the others."""
-        cost = 0
-        for place, term in enumerate(terms):
-            cost += self._holding[term]
-            if cost > MOST_POSTINGS and place > 0:
-                return list(terms[:place]), list(terms[place:])
-        return list(terms), []
-
-    def _first(self, slots: Sequence[int]) -> list[int]:
-        return list(dict.fromkeys(slots))[: self._count]
+    def _first(self, slots: Slots) -> Slots:
+        return distinct(slots)[: self._count]
 
     @property
     def _rows_wanted(self) -> int:
@@ -138,54 +111,58 @@ class Search:
         return self._count * min(_MOST_PIECES, ceil(self._pieces / max(1, len(self._columns))))
 
     @cached_property
-    def _holding(self) -> dict[str, int]:
-        return self._shelf.holding(self._question.asked.terms[:_LOOKED_UP])
-
-    @cached_property
-    def _rarities(self) -> dict[str, float]:
-        """The terms that there are, the rarest first, with what each tells."""
-        rarest = sorted(self._holding.items(), key=lambda item: (item[1], item[0]))[:MOST_TERMS]
-        return {term: bm25.rarity(self._pieces, holding) for term, holding in rarest}
+    def _keyword(self) -> fusion.Floats:
+        """The score of every slot's best piece, by the rarest of the question's terms; 0 for those without any."""
+        columns, terms = self._columns, self._question.asked.terms[:_LOOKED_UP]
+        found = columns.words.postings(terms, columns.held)
+        rarest = sorted(found.values(), key=lambda postings: len(postings.places))[:MOST_TERMS]
+        scores = columns.words.scores(rarest, self._pieces, self._terms / max(1, self._pieces))
+        held = np.flatnonzero(scores > 0)
+        owners = columns.owners[held]
+        begins = np.nonzero(np.diff(owners, prepend=-1))[0]  # a document's pieces lie together
+        keyword = np.zeros(len(self._admitted))
+        if len(held):
+            keyword[owners[begins]] = np.maximum.reduceat(scores[held], begins)
+        return keyword
 
     # --- what is known of them
 
-    def _keyword(self, slots: Sequence[int]) -> fusion.Floats:
-        """The score of each document's best piece."""
-        places, counts = self._columns.places_of(slots)
-        numbers = [self._columns.numbers[place] for place in places]
-        packed = self._shelf.packed(numbers)
-        rows = [packed.get(number, (0, b"")) for number in numbers]
-        average = self._terms / max(1, self._pieces)
-        scores = bm25.scores([blob for _, blob in rows], [length for length, _ in rows], self._rarities, average)
-        return _best_piece(scores, counts)
-
-    def _meaning(self, slots: Sequence[int]) -> fusion.Floats:
+    def _meaning(self, slots: Slots) -> fusion.Floats:
         vector = self._question.vector
         if vector is None:
             return np.zeros(len(slots))
         places, counts = self._columns.places_of(slots)
         return _best_piece(self._columns.vectors.cosines(vector, places).astype(np.float64), counts)
 
-    def _known(self, slots: Sequence[int]) -> fusion.Candidates:
-        facts = self._columns.facts[np.asarray(slots, dtype=np.intp)]
-        speakers = self._columns.speakers.texts
-        named = [
-            code for code in np.unique(facts["speaker"]) if code >= 0 and names(self._question.asked, speakers[code])
-        ]
-        wordless = self._question.mode == "semantic" or not self._rarities
+    def _known(self, slots: Slots) -> fusion.Candidates:
+        def fact(name: str) -> NDArray[Any]:
+            return self._columns.fact(name)[slots]
+
         return fusion.Candidates(
-            keyword=np.zeros(len(slots)) if wordless else self._keyword(slots),
+            keyword=np.zeros(len(slots)) if self._question.mode == "semantic" else self._keyword[slots],
             meaning=self._meaning(slots),
-            session=facts["session"].astype(np.int64),
-            position=facts["position"].astype(np.int64),
-            named=np.isin(facts["speaker"], named),
-            user=facts["role"] == ROLES["user"],
-            role=facts["role"] > 0,
-            timed=facts["timed"],
-            created=facts["created"],
-            importance=facts["importance"],
-            uses=facts["uses"],
+            session=fact("session").astype(np.int64),
+            position=fact("position"),
+            named=self._named(fact("speaker")),
+            user=fact("role") == ROLES["user"],
+            role=fact("role") > 0,
+            timed=fact("timed"),
+            created=fact("created"),
+            importance=fact("importance"),
+            uses=fact("uses"),
         )
+
+    def _named(self, speakers: NDArray[np.int32]) -> fusion.Flags:
+        """Which of these speakers the question names."""
+        texts, told = self._columns.speakers.texts, self._question.asked
+        named = [code for code in np.unique(speakers).tolist() if code >= 0 and names(told, texts[code])]
+        return np.isin(speakers, named) if named else np.zeros(len(speakers), dtype=np.bool_)
+
+
+def distinct(slots: Slots) -> Slots:
+    """Each slot once, in the order in which it comes first."""
+    _, begins = np.unique(slots, return_index=True)
+    return slots[np.sort(begins)]
 
 
 def _best_piece(scores: NDArray[np.float64], counts: NDArray[np.intp]) -> fusion.Floats:

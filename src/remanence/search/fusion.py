@@ -4,7 +4,6 @@ Structure is what a memory store knows anyway: who spoke, in which session, next
 a better model. Weighted min-max fusion is used because reciprocal ranks measured worse than keywords alone.
 """
 
-from collections.abc import Sequence
 from typing import Final
 
 import msgspec
@@ -88,19 +87,10 @@ def favoured(found: Candidates, favour: Favour, now: float) -> Parts:
     return {name: part for name, part in parts.items() if getattr(favour, name)}
 
 
-def order(scores: Floats, found: Candidates, ids: Sequence[str]) -> list[int]:
-    """The candidates, best first. Equals: the newer, the more important, the more used, then by id."""
-
-    def key(place: int) -> tuple[float, float, float, float, str]:
-        return (
-            -float(scores[place]),
-            -float(found.created[place]),
-            -float(found.importance[place]),
-            -float(found.uses[place]),
-            ids[place],
-        )
-
-    return sorted(range(len(ids)), key=key)
+def order(scores: Floats, found: Candidates) -> NDArray[np.intp]:
+    """The candidates, best first. Equals: the newer, the more important, the more used, the one put last."""
+    last = np.arange(len(scores))
+    return np.lexsort((-last, -found.uses, -found.importance, -found.created, -scores))
 
 
 def scaled(scores: Floats) -> Floats:

@@ -2,7 +2,7 @@
 
 import re
 import unicodedata
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from datetime import date as Date
 from typing import Final
 
@@ -74,11 +74,6 @@ def asked(text: str, tokens: Tokens) -> Asked:
 def names(asked: Asked, speaker: str) -> bool:
     """Whether the question names a speaker: a word of the name, in any case, that is not also a stop word."""
     return any(word in asked.words and word not in STOP_WORDS for word in _WORD.findall(speaker.lower()))
-
-
-def match(terms: Iterable[str]) -> str:
-    """The FTS5 expression for any of the terms. Each is quoted, so nothing in it is syntax."""
-    return " OR ".join('"' + term.replace('"', '""') + '"' for term in terms)
 
 
 def timed(text: str) -> bool:

@@ -2,11 +2,10 @@
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import msgspec
 
-from remanence.search.query import match
 from remanence.search.types import Document
 from remanence.wire.sqlite import Database
 
@@ -19,17 +18,47 @@ _FIELDS = (
     "id, kind, session, position, speaker, role, timed, agent, tags, success, importance, trust, created, expires, uses"
 )
 _PUT = f"INSERT INTO documents ({_FIELDS}, version) VALUES ({', '.join('?' * 16)}) RETURNING number"
-_PUT_PIECE = "INSERT INTO pieces (document, length, terms, embedder, vector) VALUES (?, ?, ?, ?, ?) RETURNING number"
+_PUT_PIECE = "INSERT INTO pieces (document, length, terms, embedder, vector) VALUES (?, ?, ?, ?, ?)"
 _LIST = "(SELECT value FROM json_each(?))"
 
 
 class Piece(msgspec.Struct, frozen=True):
     """A part of a text as it is stored."""
 
-    text: str
     length: int
     terms: bytes
     vector: bytes | None
+
+
+class StoredPiece(NamedTuple):
+    """A part of a text as it is read: what it is found by."""
+
+    document: int
+    number: int
+    length: int
+    terms: bytes
+    vector: bytes | None
+
+
+class Row(NamedTuple):
+    """A document as it is read. The names are those of the table."""
+
+    number: int
+    id: str
+    kind: str
+    session: str
+    position: int
+    speaker: str
+    role: str
+    timed: bool
+    agent: str
+    tags: str
+    success: bool | None
+    importance: float
+    trust: float
+    created: float
+    expires: float | None
+    uses: int
 
 
 class Shelf:
@@ -65,8 +94,7 @@ class Shelf:
         ((number,),) = self.run(_PUT, told)
         for piece in pieces:
             row = (number, piece.length, piece.terms, None if piece.vector is None else embedder, piece.vector)
-            ((place,),) = self.run(_PUT_PIECE, row)
-            self._change("INSERT INTO words (rowid, body) VALUES (?, ?)", (place, piece.text))
+            self._change(_PUT_PIECE, row)
         self._count(len(pieces), sum(piece.length for piece in pieces))
 
     def remove(self, id: str, version: int) -> bool:
@@ -78,12 +106,10 @@ class Shelf:
 
     def remove_number(self, number: int, version: int) -> None:
         """The same for a document of this number."""
-        rows = self.run("DELETE FROM pieces WHERE document = ? RETURNING number, length", (number,))
-        for place, _ in rows:
-            self._change("DELETE FROM words WHERE rowid = ?", (place,))
+        lengths = self.run("DELETE FROM pieces WHERE document = ? RETURNING length", (number,))
         self._change("DELETE FROM documents WHERE number = ?", (number,))
         self._change("INSERT INTO gone (number, version) VALUES (?, ?)", (number, version))
-        self._count(-len(rows), -sum(length for _, length in rows))
+        self._count(-len(lengths), -sum(length for (length,) in lengths))
 
     def amend(self, id: str, changes: Mapping[str, Any], version: int) -> bool:
         """Change some columns of a document; False where there is none. The names are the caller's own."""
@@ -120,49 +146,33 @@ class Shelf:
         ((version, pieces, terms),) = self.run("SELECT version, pieces, terms FROM totals")
         return version, pieces, terms
 
-    def pages(self) -> Iterator[list[tuple[Any, ...]]]:
+    def pages(self) -> Iterator[list[Row]]:
         """All documents, a page at a time."""
         last = 0
         while page := self.run(
             f"SELECT number, {_FIELDS} FROM documents WHERE number > ? ORDER BY number LIMIT {PAGE}", (last,)
         ):
-            yield page
+            yield [Row(*row) for row in page]
             last = page[-1][0]
 
-    def news(self, version: int) -> list[tuple[Any, ...]]:
+    def news(self, version: int) -> list[Row]:
         """Documents that were put or amended since."""
-        return self.run(f"SELECT number, {_FIELDS} FROM documents WHERE version > ? ORDER BY number", (version,))
+        # Left to itself, SQLite reads all documents in their order rather than sort the few that are new.
+        table = "documents INDEXED BY documents_version"
+        rows = self.run(f"SELECT number, {_FIELDS} FROM {table} WHERE version > ? ORDER BY number", (version,))
+        return [Row(*row) for row in rows]
 
     def losses(self, version: int) -> list[int]:
         """The numbers of documents that were removed since."""
         return [number for (number,) in self.run("SELECT number FROM gone WHERE version > ?", (version,))]
 
-    def vectors(self, numbers: Sequence[int], embedder: int | None) -> dict[int, list[tuple[int, bytes | None]]]:
-        """The pieces of these documents, by document, with their vectors where `embedder` made them."""
-        found: dict[int, list[tuple[int, bytes | None]]] = {}
+    def pieces_of(self, documents: Sequence[int], embedder: int | None) -> list[StoredPiece]:
+        """The pieces of these documents by their numbers, with their vectors where `embedder` made them."""
         sql = (
-            f"SELECT document, number, CASE WHEN embedder = ? THEN vector END FROM pieces "
+            "SELECT document, number, length, terms, CASE WHEN embedder = ? THEN vector END FROM pieces "
             f"WHERE document IN {_LIST} ORDER BY number"
         )
-        for document, number, vector in self.run(sql, (embedder, json.dumps(numbers))):
-            found.setdefault(document, []).append((number, vector))
-        return found
-
-    def packed(self, numbers: Sequence[int]) -> dict[int, tuple[int, bytes]]:
-        """The length and the packed terms of these pieces."""
-        rows = self.run(f"SELECT number, length, terms FROM pieces WHERE number IN {_LIST}", (json.dumps(numbers),))
-        return {number: (length, terms) for number, length, terms in rows}
-
-    def holding(self, terms: Sequence[str]) -> dict[str, int]:
-        """How many pieces hold each of these terms; those that none holds are left out."""
-        return dict(self.run(f"SELECT term, doc FROM vocabulary WHERE term IN {_LIST}", (json.dumps(terms),)))
-
-    def best(self, terms: Sequence[str], limit: int) -> list[int]:
-        """The pieces that match any of the terms best, by FTS5's own measure; with limit -1 all, in no order."""
-        order = "ORDER BY rank LIMIT ?" if limit >= 0 else "LIMIT ?"
-        return [
-            row for (row,) in self.run(f"SELECT rowid FROM words WHERE words MATCH ? {order}", (match(terms), limit))
-        ]
+        return [StoredPiece(*row) for row in self.run(sql, (embedder, json.dumps(documents)))]
 
     def outdated(self, embedder: int, limit: int) -> list[tuple[int, str]]:
         """Documents with a piece that another embedder, or none, made the vector of."""

@@ -1,4 +1,4 @@
-"""The search index in one SQLite file: words in FTS5, vectors beside them. Several processes may share it.
+"""The search index in one SQLite file: the words of each memory and its vectors. Several processes may share it.
 
 It holds what is needed to find memories, not the memories: an answer names ids. A change is searchable, in
 every process, as soon as the call that made it returns.
@@ -151,9 +151,8 @@ class SQLiteIndex:
         for document, parts in zip(documents, cut, strict=True):
             made = []
             for text in parts:
-                words = segmented(text)
-                terms = self._tokens(words)
-                made.append(Piece(words, len(terms), bm25.packed(terms), next(vectors)))
+                terms = self._tokens(segmented(text))
+                made.append(Piece(len(terms), bm25.packed(terms), next(vectors)))
             found.append((document, made))
         return found
 
@@ -217,7 +216,7 @@ class SQLiteIndex:
     def _loaded(self, shelf: Shelf) -> Columns:
         columns = Columns(self._embedder.dimensions if self._embedder is not None else 0)
         for page in shelf.pages():
-            columns.add(page, shelf.vectors([row[0] for row in page], self._maker))
+            columns.add(page, shelf.pieces_of([row.number for row in page], self._maker))
         return columns
 
     def _follow(self, shelf: Shelf, columns: Columns) -> None:
@@ -225,11 +224,11 @@ class SQLiteIndex:
             columns.remove(number)
         rows = shelf.news(self._version)
         for row in rows:
-            if columns.knows(row[0]):
+            if columns.knows(row.number):
                 columns.amend(row)
-        fresh = [row for row in rows if not columns.knows(row[0])]
+        fresh = [row for row in rows if not columns.knows(row.number)]
         if fresh:
-            columns.add(fresh, shelf.vectors([row[0] for row in fresh], self._maker))
+            columns.add(fresh, shelf.pieces_of([row.number for row in fresh], self._maker))
 
     # --- the file
 

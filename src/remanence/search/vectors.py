@@ -37,6 +37,7 @@ class Vectors:
         self._basis: Floats | None = None
         self._based_on = 0
         self._used = 0
+        self._empty = 0
 
     def __len__(self) -> int:
         return self._used
@@ -48,28 +49,36 @@ class Vectors:
         self._lengths = grown(self._lengths, self._used)
         self._rows[begin : self._used] = rows
         self._lengths[begin : self._used] = np.linalg.norm(rows.astype(np.float32), axis=1)
+        self._empty += int(np.count_nonzero(self._lengths[begin : self._used] == 0))
         if self._used > EXACT and self._rows.shape[1]:
             self._glance_at(begin)
 
     def cosines(self, question: Floats, places: NDArray[np.intp]) -> Floats:
         """How near the question the rows at `places` are, from -1 to 1; 0 for a row of zeros."""
         lengths = self._lengths[places]
-        dots = self._rows[places].astype(np.float32) @ question.astype(np.float32)
+        dots = dotted(self._rows[places].astype(np.float32), question.astype(np.float32))
         return np.asarray(np.divide(dots, lengths, out=np.zeros_like(dots), where=lengths > 0))
 
-    def nearest(self, question: Floats, count: int, admitted: NDArray[np.bool_]) -> NDArray[np.intp]:
-        """The places of the `count` nearest of the admitted rows, best first."""
-        admitted = admitted[: self._used] & (self._lengths[: self._used] > 0)
-        places = np.nonzero(admitted)[0]
-        if len(places) > max(EXACT, count):
+    def nearest(self, question: Floats, count: int, admitted: NDArray[np.bool_] | None) -> NDArray[np.intp]:
+        """The places of the `count` nearest of the admitted rows (None: of all), best first."""
+        if admitted is None and self._empty == 0:
+            total = self._used
+        else:
+            living = self._lengths[: self._used] > 0
+            admitted = living if admitted is None else admitted[: self._used] & living
+            total = int(np.count_nonzero(admitted))
+        if total > max(EXACT, count):
             places = self._promising(question, admitted, max(EXACT, count))
+        else:
+            places = np.arange(self._used) if admitted is None else np.nonzero(admitted)[0]
         cosines = self.cosines(question, places)
         return np.asarray(places[best(cosines, count)])
 
-    def _promising(self, question: Floats, admitted: NDArray[np.bool_], count: int) -> NDArray[np.intp]:
+    def _promising(self, question: Floats, admitted: NDArray[np.bool_] | None, count: int) -> NDArray[np.intp]:
         assert self._basis is not None
-        likeness = self._glances[: self._used] @ (question.astype(np.float32) @ self._basis)
-        likeness[~admitted] = -np.inf
+        likeness = dotted(self._glances[: self._used], question.astype(np.float32) @ self._basis)
+        if admitted is not None:
+            likeness[~admitted] = -np.inf
         return np.asarray(np.argpartition(-likeness, count - 1)[:count])
 
     def _glance_at(self, begin: int) -> None:
@@ -88,6 +97,11 @@ class Vectors:
         rows /= np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1)
         _, directions = np.linalg.eigh(rows.T @ rows)
         return np.ascontiguousarray(directions[:, ::-1][:, :GLANCE])
+
+
+def dotted(rows: Floats, vector: Floats) -> Floats:
+    """The dot product of each row. Not by `@`, whose threads wait for each other where cores are busy."""
+    return np.asarray(np.einsum("ij,j->i", rows, vector))
 
 
 def best(scores: NDArray[np.floating], count: int) -> NDArray[np.intp]:

@@ -29,7 +29,7 @@ NETWORK_FILESYSTEMS = frozenset({"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "
 """WAL needs memory shared between processes of one host; these may span several."""
 
 TOKENIZER = ("porter", "unicode61", "remove_diacritics", "2")
-"""How FTS5 cuts text into words; search.sql says the same."""
+"""How FTS5 cuts text into words. Another way would find nothing in files that exist."""
 
 MOST_ATTEMPTS = 100
 """How often a new file is tried to be switched to WAL mode, 10 ms apart."""

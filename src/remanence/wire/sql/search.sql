@@ -46,7 +46,7 @@ CREATE INDEX documents_expiry ON documents (expires) WHERE expires IS NOT NULL;
 
 -- `terms` is what remanence.search.bm25 packs; `length` counts them. A vector is int8, of the embedder's dimensions.
 CREATE TABLE pieces (
-    number INTEGER PRIMARY KEY,
+    number INTEGER PRIMARY KEY AUTOINCREMENT,
     document INTEGER NOT NULL,
     length INTEGER NOT NULL,
     terms BLOB NOT NULL,
@@ -54,11 +54,6 @@ CREATE TABLE pieces (
     vector BLOB
 );
 CREATE INDEX pieces_document ON pieces (document);
-
-CREATE VIRTUAL TABLE words USING fts5 (
-    body, content='', contentless_delete=1, tokenize='porter unicode61 remove_diacritics 2'
-);
-CREATE VIRTUAL TABLE vocabulary USING fts5vocab (words, row);
 
 -- Documents that are gone, for processes that still know them; kept for as many versions as KEPT says.
 CREATE TABLE gone (
