@@ -78,7 +78,7 @@ class Words:
         self._lengths[first : self._pieces] = lengths
 
     def postings(self, terms: Sequence[str], living: NDArray[np.bool_] | None) -> dict[str, Postings]:
-        """Where a piece that is `living` (None: all are) holds each of the terms; those that none holds are left out."""
+        """Where pieces that are `living` (None: all are) hold each term; what none holds is left out."""
         self._sort()
         late = np.arange(self._sorted, self._used)
         late = late[np.isin(self._terms[late], np.array([hashed(term) for term in terms], dtype=np.uint32))]

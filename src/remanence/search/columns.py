@@ -124,7 +124,7 @@ class Columns:
         self._facts = {name: grown(column, len(self.ids)) for name, column in self._facts.items()}
         for slot, row in enumerate(documents, begin):
             self._tell(slot, row)
-            for tag in json.loads(row.tags):
+            for tag in json.loads(row.tags) if row.tags != "[]" else ():
                 self._tagged.setdefault(tag, []).append(slot)
         self.fact("first")[begin:] = firsts
         self.fact("pieces")[begin:] = counts

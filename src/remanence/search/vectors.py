@@ -36,6 +36,7 @@ class Vectors:
         self._glances: Floats = np.zeros((0, min(GLANCE, dimensions)), dtype=np.float32)
         self._basis: Floats | None = None
         self._based_on = 0
+        self._glanced = 0
         self._used = 0
         self._empty = 0
 
@@ -50,8 +51,6 @@ class Vectors:
         self._rows[begin : self._used] = rows
         self._lengths[begin : self._used] = np.linalg.norm(rows.astype(np.float32), axis=1)
         self._empty += int(np.count_nonzero(self._lengths[begin : self._used] == 0))
-        if self._used > EXACT and self._rows.shape[1]:
-            self._glance_at(begin)
 
     def cosines(self, question: Floats, places: NDArray[np.intp]) -> Floats:
         """How near the question the rows at `places` are, from -1 to 1; 0 for a row of zeros."""
@@ -75,14 +74,15 @@ class Vectors:
         return np.asarray(places[best(cosines, count)])
 
     def _promising(self, question: Floats, admitted: NDArray[np.bool_] | None, count: int) -> NDArray[np.intp]:
-        assert self._basis is not None
-        likeness = dotted(self._glances[: self._used], question.astype(np.float32) @ self._basis)
+        basis = self._basis_of_all()
+        likeness = dotted(self._glances[: self._used], question.astype(np.float32) @ basis)
         if admitted is not None:
             likeness[~admitted] = -np.inf
         return np.asarray(np.argpartition(-likeness, count - 1)[:count])
 
-    def _glance_at(self, begin: int) -> None:
-        """Keep the glances of the rows from `begin` on; of all rows, when there are many more than at the last time."""
+    def _basis_of_all(self) -> Floats:
+        """The directions to glance along, with the glances of all rows; found anew when there are many more rows."""
+        begin = self._glanced
         if self._basis is None or self._used > 4 * self._based_on:
             self._basis, self._based_on, begin = self._directions(), self._used, 0
         self._glances = grown(self._glances, self._used)
@@ -90,6 +90,8 @@ class Vectors:
             end = min(at + _SAMPLE, self._used)
             lengths = np.maximum(self._lengths[at:end, None], 1)
             self._glances[at:end] = (self._rows[at:end].astype(np.float32) / lengths) @ self._basis
+        self._glanced = self._used
+        return self._basis
 
     def _directions(self) -> Floats:
         """The directions in which rows differ most, by a sample of them."""
