@@ -10,6 +10,8 @@ import msgspec
 
 LONGEST_PIECE: Final = 110
 """Words of a piece. Longer texts are cut: their best piece counts, or length would drown what they say."""
+MOST_AROUND: Final = 60
+"""Words of a caption and a date that go with each piece; longer ones are cut into pieces themselves."""
 MOST_READ: Final = 20_000
 """Characters of a question that are read."""
 MOST_TERMS: Final = 64
@@ -84,9 +86,11 @@ def timed(text: str) -> bool:
 def pieces(text: str, speaker: str = "", caption: str = "", date: str = "") -> list[str]:
     """The text cut into pieces of at most `LONGEST_PIECE` words, each with who, when and the caption in words."""
     words = text.split()
-    cut = [" ".join(words[at : at + LONGEST_PIECE]) for at in range(0, len(words), LONGEST_PIECE)] or [""]
-    around = [part for part in (caption, spelled_date(date)) if part]
-    return [" ".join(filter(None, [speaker, part, *around])) for part in cut]
+    around = [*caption.split(), *spelled_date(date[:MOST_AROUND]).split()]
+    if len(around) > MOST_AROUND:  # it is no caption but a text: repeated in each piece it would have no bound
+        words, around = words + around, []
+    cut = [words[at : at + LONGEST_PIECE] for at in range(0, len(words), LONGEST_PIECE)] or [[]]
+    return [" ".join([*speaker.split()[:MOST_AROUND], *part, *around]) for part in cut]
 
 
 def spelled_date(text: str) -> str:
