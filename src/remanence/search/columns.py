@@ -166,7 +166,7 @@ class Columns:
             ("session", self.sessions, only.sessions),
         ):
             if wanted:
-                found &= np.isin(self.fact(column), [*codes.known(wanted), *([-1] if "" in wanted else [])])
+                found &= np.isin(self.fact(column), codes.known(wanted))
         for tag in only.tags:
             tagged = np.zeros(len(found), dtype=np.bool_)
             tagged[self._tagged.get(tag, [])] = True
