@@ -152,7 +152,7 @@ numbers = some([0.0, 0.25, 0.5, 1.0])
 def documents(draw: Any) -> Document:
     return Document(
         id=draw(some([f"m{number}" for number in range(12)])),
-        text=draw(texts | st.lists(some(WORDS), min_size=105, max_size=115).map(" ".join)),
+        text=draw(texts | st.lists(some(WORDS), min_size=150, max_size=170).map(" ".join)),
         kind=draw(some(["", "episodic", "skill"])),
         session=draw(some(["", "s1", "s2"])),
         position=draw(st.integers(0, 10**6)),
@@ -373,6 +373,15 @@ def test_a_filter_is_not_escaped_by_its_input(text):
         Filter(sessions=(text or "?",)),
     ):
         assert index.search("boat", only=only) == []
+
+
+def test_a_question_that_means_nothing_goes_by_words_alone():
+    index = opened(embedder=Letters())
+    index.put([Document(id="a", text="boat 2023"), Document(id="b", text="boat 1999")])
+    assert ids(index.search("2023")) == ["a"]
+    for mode in ("fused", "keyword", "semantic"):
+        assert index.search("", mode=mode) == []
+        assert index.search("777", mode=mode) == []
 
 
 def test_an_empty_index_answers():

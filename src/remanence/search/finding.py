@@ -56,8 +56,6 @@ class Search:
         parts |= fusion.favoured(found, self._question.favour, self._question.now)
         scores = sum(parts.values(), np.zeros(len(slots)))
         places = fusion.order(scores, found)
-        if self._question.mode == "keyword":
-            places = places[found.keyword[places] > 0]
         return [self._hit(slots, scores, parts, place, explain) for place in places[: self._question.limit].tolist()]
 
     def _hit(self, slots: Slots, scores: fusion.Floats, parts: fusion.Parts, place: int, explain: bool) -> Hit:

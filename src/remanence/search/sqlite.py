@@ -187,7 +187,7 @@ class SQLiteIndex:
         only, favour = _converted(only, Filter), _converted(favour, Favour)
         with self._mutex, self._reading() as shelf:
             columns = self._refreshed(shelf)
-            told = asked(_clean(query), self._tokens)
+            told = asked(query, self._tokens)
             question = Question(told, self._question_vector(query, mode), mode, limit, only, favour, self._clock())
             return Search(shelf, columns, question).hits(explain)
 
