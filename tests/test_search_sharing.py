@@ -197,6 +197,20 @@ def test_reembedding_goes_on_where_it_was_stopped(path):
     assert list(again.reembed(source)) == []
 
 
+def test_what_is_put_while_others_are_embedded_anew_stays(path):
+    opened(path, Counting()).put([Document(id=name, text="boat") for name in "ab"])
+    index, writer = opened(path, Counting("other", 16)), opened(path, Counting("other", 16))
+
+    def source(wanted):
+        writer.put([Document(id="a", text="apple")])  # nobody waits: the file is not locked meanwhile
+        return {id: Document(id=id, text="boat") for id in wanted}
+
+    assert list(index.reembed(source)) == [(2, 0)]
+    assert ids(index.search("boat", mode="keyword")) == ["b"]
+    assert ids(index.search("apple", mode="keyword")) == ["a"]
+    assert len(index) == 2
+
+
 def test_without_an_embedder_there_is_nothing_to_embed_anew(path):
     opened(path, Counting()).put([Document(id="a", text="boat")])
     assert list(opened(path).reembed(lambda wanted: {})) == []

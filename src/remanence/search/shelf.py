@@ -104,12 +104,14 @@ class Shelf:
             return True
         return False
 
-    def remove_number(self, number: int, version: int) -> None:
+    def remove_number(self, number: int, version: int) -> bool:
         """The same for a document of this number."""
+        if not self.run("DELETE FROM documents WHERE number = ? RETURNING 1", (number,)):
+            return False
         lengths = self.run("DELETE FROM pieces WHERE document = ? RETURNING length", (number,))
-        self._change("DELETE FROM documents WHERE number = ?", (number,))
         self._change("INSERT INTO gone (number, version) VALUES (?, ?)", (number, version))
         self._count(-len(lengths), -sum(length for (length,) in lengths))
+        return True
 
     def amend(self, id: str, changes: Mapping[str, Any], version: int) -> bool:
         """Change some columns of a document; False where there is none. The names are the caller's own."""

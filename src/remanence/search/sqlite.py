@@ -121,18 +121,18 @@ class SQLiteIndex:
     def _reembed_some(self, source: Source, batch: int) -> tuple[int, int] | None:
         database = self._connected()
         assert self._maker is not None
-        with database.transaction():
+        rows = Shelf(database).outdated(self._maker, batch)
+        if not rows:
+            return None
+        found = source([id for _, id in rows])
+        wanted = [_checked(found[id]) for _, id in rows if id in found]
+        prepared = {document.id: (document, made) for document, made in self._prepared(wanted)}
+        with database.transaction():  # not while it was embedded: others write meanwhile
             shelf = Shelf(database)
-            rows = shelf.outdated(self._maker, batch)
-            if not rows:
-                return None
-            found = source([id for _, id in rows])
             version = shelf.next_version()
-            for number, _ in rows:
-                shelf.remove_number(number, version)
-            wanted = [_checked(found[id]) for _, id in rows if id in found]
-            for document, prepared in self._prepared(wanted):
-                self._shelve(shelf, document, prepared, version)
+            for number, id in rows:
+                if shelf.remove_number(number, version) and id in prepared:
+                    self._shelve(shelf, *prepared[id], version)
             return len(rows), shelf.outdated_count(self._maker)
 
     def _shelve(self, shelf: Shelf, document: Document, prepared: Sequence[Piece], version: int) -> None:
