@@ -33,9 +33,8 @@ _TIME_WORDS = """
 """
 STOP_WORDS: Final = frozenset(_STOP_WORDS.split())
 MONTHS: Final = tuple(_MONTHS.split())
-_TIMED = re.compile(
-    rf"\b(?:{'|'.join([*MONTHS, *_TIME_WORDS.split()])}|\d{{4}}|\d{{1,2}}(?:st|nd|rd|th))\b", re.IGNORECASE
-)
+_TIMED: Final = frozenset([*MONTHS, *_TIME_WORDS.split()])
+_NUMBERED = re.compile(r"\d{4}|\d{1,2}(?:st|nd|rd|th)")
 _ASKS_WHEN = re.compile(
     r"\b(?:when|(?:what|which) (?:date|day|month|year|time)|how long|how many (?:days|weeks|months|years))\b",
     re.IGNORECASE,
@@ -80,7 +79,8 @@ def names(asked: Asked, speaker: str) -> bool:
 
 def timed(text: str) -> bool:
     """Whether a text holds a time expression."""
-    return _TIMED.search(text) is not None
+    words = _WORD.findall(text.lower())
+    return not _TIMED.isdisjoint(words) or any(_NUMBERED.fullmatch(word) for word in words if word[0].isdecimal())
 
 
 def pieces(text: str, speaker: str = "", caption: str = "", date: str = "") -> list[str]:
