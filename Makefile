@@ -6,7 +6,7 @@ JOBS ?= auto
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --quiet --quiet --disable-pip-version-check
-CHECKED := src tests $(wildcard examples)
+CHECKED := src tests $(wildcard examples tools)
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test lint format bench soak build venv clean

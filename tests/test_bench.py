@@ -4,6 +4,7 @@ import json
 import statistics
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -191,3 +192,37 @@ def test_a_server_that_is_not_here_is_said(monkeypatch: pytest.MonkeyPatch, caps
     monkeypatch.setattr("remanence.commands.bench.available_servers", dict)
     assert main(["bench", "--server", "valkey"]) == 1
     assert "no valkey server is found here" in capsys.readouterr().err
+
+
+# --- retrieval --------------------------------------------------------------------------------------
+
+
+def a_set(folder: Path) -> Path:
+    folder.mkdir()
+    memories = [
+        {"id": "a", "text": "Anna plays the violin on Mondays", "speaker": "Anna", "session": "1"},
+        {"id": "b", "text": "Ben repairs bicycles", "speaker": "Ben", "session": "1"},
+    ]
+    questions = [{"id": "1", "text": "Who repairs a bicycle?", "evidence": ["b"], "category": "work"}]
+    (folder / "one.json").write_text(json.dumps({"memories": memories, "questions": questions}))
+    return folder
+
+
+def test_how_well_search_finds_is_told_of_each_set(answered: Any, tmp_path: Path):
+    a_set(tmp_path / "mine")
+    code, told, _ = answered("bench", "retrieval", str(tmp_path), "--json")
+    assert code == 0
+    assert told["sets"]["mine"]["all"] == told["sets"]["mine"]["work"]
+    assert told["sets"]["mine"]["all"]["questions"] == 1
+    code, told, _ = answered("bench", "retrieval", str(tmp_path / "mine"))
+    assert [line.split()[0] for line in told.splitlines()] == ["mine", "all", "work"]
+
+
+@pytest.mark.parametrize("words", [["retrieval"], ["speed"], ["retrieval", "nowhere"], ["retrieval", "wrong"]])
+def test_what_is_no_set_is_said(spoken: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str]):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "wrong").mkdir()
+    (tmp_path / "wrong" / "one.json").write_text('{"memories": 5}')
+    code, _, complaint = spoken("bench", *words)
+    assert code == 2
+    assert "retrieval" in complaint or "set" in complaint

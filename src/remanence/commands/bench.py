@@ -8,8 +8,9 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
 
+from remanence.commands import retrieval
 from remanence.commands.output import PROBLEM, Output
-from remanence.errors import Misconfigured
+from remanence.errors import InvalidArgument, Misconfigured
 from remanence.testing.bench.report import CASES, HEADINGS, Line, markdown, measured, spelled, versions
 from remanence.testing.bench.workbench import FULL, QUICK, Amount, Case, bench_on
 from remanence.testing.servers import available_servers
@@ -24,6 +25,8 @@ def configure(parser: ArgumentParser) -> None:
         "Starts a server of its own on loopback, touches no memories, takes some minutes. A missed bar is "
         "said and is no error: how fast a machine is proves nothing about what it runs."
     )
+    words = "retrieval PATH…: instead, how well search finds what answers the questions of sets in these folders"
+    parser.add_argument("retrieval", nargs="*", help=words)
     parser.add_argument("--server", choices=("redis", "redis8", "valkey"), help="kind of server to start")
     parser.add_argument("--only", action="append", choices=names, metavar="CASE", help=", ".join(names))
     parser.add_argument("--quick", action="store_true", help="a first look, with a tenth of the work")
@@ -32,6 +35,10 @@ def configure(parser: ArgumentParser) -> None:
 
 def run(call: Namespace, output: Output) -> int:
     """Measure the cases and print the table; 1 where a case came to no figure."""
+    if call.retrieval:
+        if call.retrieval[0] != "retrieval":
+            raise InvalidArgument(f"there is no benchmark named {call.retrieval[0]}: retrieval, or none for speed")
+        return retrieval.run(call.retrieval[1:], output)
     cases = [case for case in CASES if not call.only or case.name in call.only]
     amount = QUICK if call.quick else FULL
     lines, facts = _measure(_kind(call.server), cases, amount, output)

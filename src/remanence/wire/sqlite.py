@@ -28,6 +28,9 @@ from remanence.wire.texts import text_of
 NETWORK_FILESYSTEMS = frozenset({"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "afs", "ceph", "glusterfs"})
 """WAL needs memory shared between processes of one host; these may span several."""
 
+TOKENIZER = ("porter", "unicode61", "remove_diacritics", "2")
+"""How FTS5 cuts text into words. Another way would find nothing in files that exist."""
+
 MOST_ATTEMPTS = 100
 """How often a new file is tried to be switched to WAL mode, 10 ms apart."""
 
@@ -56,6 +59,7 @@ class Database:
         else out, and needs no memory shared between processes: for a `vfs` that has none.
         """
         self.path = path
+        self._tokenizer: apsw.FTS5Tokenizer | None = None
         flags = apsw.SQLITE_OPEN_READONLY if read_only else apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE
         with errors(path):
             self._connection = apsw.Connection(path, flags=flags, vfs=vfs)
@@ -139,6 +143,20 @@ class Database:
             yield
         finally:
             self._connection.pragma("synchronous", before)
+
+    def tokens(self, text: str) -> list[str]:
+        """The words of a text as the search index keeps them: lower case, without accents, stemmed (Porter)."""
+        if self._tokenizer is None:
+            self._tokenizer = self._connection.fts5_tokenizer(TOKENIZER[0], list(TOKENIZER[1:]))
+        with errors(self.path):
+            found = self._tokenizer(
+                text.encode("utf-8", "replace"),
+                apsw.FTS5_TOKENIZE_DOCUMENT,
+                None,
+                include_offsets=False,
+                include_colocated=False,
+            )
+        return [str(word) for word in found]
 
     def changes(self) -> int:
         """How many rows the last statement changed."""

@@ -1,0 +1,318 @@
+"""The search index in one SQLite file: the words of each memory and its vectors. Several processes may share it.
+
+It holds what is needed to find memories, not the memories: an answer names ids. A change is searchable, in
+every process, as soon as the call that made it returns.
+"""
+
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any, Final
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from remanence.errors import Closed, InvalidArgument, Misconfigured
+from remanence.search import bm25
+from remanence.search.columns import Columns
+from remanence.search.embedders import Embedder, identity
+from remanence.search.finding import Question, Search
+from remanence.search.query import asked, pieces, segmented, timed
+from remanence.search.shelf import KEPT, Piece, Shelf
+from remanence.search.types import EVERYTHING, MODES, NOTHING, Document, Favour, Filter, Hit, Mode
+from remanence.search.vectors import quantised
+from remanence.wire.sqlite import Database, sql_text
+
+SCHEMA: Final = 1
+_AMENDABLE: Final = frozenset({"success", "importance", "trust", "expires", "uses"})
+_SWEPT: Final = 1000
+
+Source = Callable[[Sequence[str]], Mapping[str, Document]]
+"""Gives the documents of these ids, as far as they exist."""
+
+
+class SQLiteIndex:
+    """Documents of one namespace, found by word and by meaning.
+
+    Not thread-safe by itself: `mutex` is held around each call. Whoever forks calls `let_go` first; the file is
+    opened anew by the next call.
+    """
+
+    def __init__(
+        self,
+        path: str | Callable[[], Database],
+        embedder: Embedder | None,
+        clock: Callable[[], float],
+        *,
+        mutex: AbstractContextManager[Any] | None = None,
+    ) -> None:
+        """`path` is the file (":memory:" for none), or what opens it. `clock` tells seconds since the epoch.
+
+        Without an `embedder`, memories are found by words and structure alone.
+        """
+        self._open = path if callable(path) else lambda: Database(path)
+        self._embedder = embedder
+        self._clock = clock
+        self._mutex = mutex if mutex is not None else nullcontext()
+        self._database: Database | None = None
+        self._owner = 0
+        self._closed = False
+        self._columns: Columns | None = None
+        self._version = -1
+        self._maker: int | None = None  # the number of our embedder in this file
+
+    # --- writing
+
+    def put(self, documents: Sequence[Document]) -> None:
+        """Add documents, all or none; one that is there already is replaced.
+
+        Raises `InvalidArgument` for a document without id, or with text or numbers that cannot be stored.
+        """
+        latest = {document.id: _checked(document) for document in documents}
+        with self._mutex:
+            database = self._connected()
+            prepared = self._prepared(list(latest.values()))
+            with database.transaction():
+                shelf = Shelf(database)
+                version = shelf.next_version()
+                for document, found in prepared:
+                    shelf.remove(document.id, version)
+                    self._shelve(shelf, document, found, version)
+
+    def remove(self, ids: Sequence[str]) -> int:
+        """Remove documents; returns how many there were."""
+        with self._writing() as (shelf, version):
+            return sum(shelf.remove(_clean(id), version) for id in dict.fromkeys(ids))
+
+    def amend(self, id: str, **changes: Any) -> bool:
+        """Change `success`, `importance`, `trust`, `expires` or `uses` of a document; False where there is none."""
+        if not changes or not _AMENDABLE.issuperset(changes):
+            raise InvalidArgument(f"only {', '.join(sorted(_AMENDABLE))} can be amended: put the document again")
+        _checked(msgspec.structs.replace(Document(id=id, text=""), **changes))
+        with self._writing() as (shelf, version):
+            return shelf.amend(id, changes, version)
+
+    def sweep(self) -> int:
+        """Remove some of the documents whose time is over; returns how many. They are not found in any case."""
+        with self._writing() as (shelf, version):
+            numbers = shelf.expired(self._clock(), _SWEPT)
+            for number in numbers:
+                shelf.remove_number(number, version)
+            return len(numbers)
+
+    def reembed(self, source: Source, batch: int = 200) -> Iterator[tuple[int, int]]:
+        """Embed anew what another embedder embedded; yields (done, left) after each committed batch.
+
+        It may be stopped after any batch and begun again, by this or another process. Until a document's turn
+        comes it is found by its words. What `source` no longer has is removed.
+        """
+        if self._embedder is None:
+            return
+        done = 0
+        while True:
+            with self._mutex:
+                left = self._reembed_some(source, batch)
+            if left is None:
+                return
+            done += left[0]
+            yield done, left[1]
+
+    def _reembed_some(self, source: Source, batch: int) -> tuple[int, int] | None:
+        database = self._connected()
+        assert self._maker is not None
+        rows = Shelf(database).outdated(self._maker, batch)
+        if not rows:
+            return None
+        found = source([id for _, id in rows])
+        wanted = [_checked(found[id]) for _, id in rows if id in found]
+        prepared = {document.id: (document, made) for document, made in self._prepared(wanted)}
+        with database.transaction():  # not while it was embedded: others write meanwhile
+            shelf = Shelf(database)
+            version = shelf.next_version()
+            for number, id in rows:
+                if shelf.remove_number(number, version) and id in prepared:
+                    self._shelve(shelf, *prepared[id], version)
+            return len(rows), shelf.outdated_count(self._maker)
+
+    def _shelve(self, shelf: Shelf, document: Document, prepared: Sequence[Piece], version: int) -> None:
+        when = timed(f"{document.text} {document.caption}")
+        shelf.put(document, when, prepared, self._maker, version)
+
+    def _prepared(self, documents: Sequence[Document]) -> list[tuple[Document, list[Piece]]]:
+        """The pieces of each document, embedded together. Nothing is stored yet."""
+        cut = [
+            pieces(document.text, "" if document.role else document.speaker, document.caption, document.date)
+            for document in documents
+        ]
+        texts = [text for parts in cut for text in parts]
+        vectors = iter(self._vectors(texts))
+        found = []
+        for document, parts in zip(documents, cut, strict=True):
+            made = []
+            for text in parts:
+                terms = self._tokens(segmented(text))
+                made.append(Piece(len(terms), bm25.packed(terms), next(vectors)))
+            found.append((document, made))
+        return found
+
+    def _vectors(self, texts: Sequence[str]) -> list[bytes | None]:
+        if self._embedder is None or not texts:
+            return [None] * len(texts)
+        return [row.tobytes() for row in quantised(self._embedder.embed(texts))]
+
+    def _tokens(self, text: str) -> list[str]:
+        return self._connected().tokens(text)
+
+    # --- searching
+
+    def search(
+        self,
+        query: str,
+        *,
+        limit: int = 10,
+        mode: Mode = "fused",
+        only: Filter = EVERYTHING,
+        favour: Favour = NOTHING,
+        explain: bool = False,
+    ) -> list[Hit]:
+        """The best `limit` documents that `only` admits, best first.
+
+        `mode` "keyword" and "semantic" go by words or by meaning alone; "fused" by both, and by who spoke, when, in
+        which session and next to what. Any text is a query; one without a known word is answered by meaning alone.
+        Raises `InvalidArgument` for a limit below 1, another mode, or a filter with a wrong type.
+        """
+        if mode not in MODES or not isinstance(limit, int) or limit < 1 or not isinstance(query, str):
+            raise InvalidArgument(f"a query is text, its limit at least 1, its mode one of {', '.join(MODES)}")
+        only, favour = _converted(only, Filter), _converted(favour, Favour)
+        with self._mutex, self._reading() as shelf:
+            columns = self._refreshed(shelf)
+            told = asked(query, self._tokens)
+            question = Question(told, self._question_vector(query, mode), mode, limit, only, favour, self._clock())
+            return Search(shelf, columns, question).hits(explain)
+
+    def _question_vector(self, query: str, mode: Mode) -> NDArray[np.float32] | None:
+        if self._embedder is None or mode == "keyword":
+            return None
+        (vector,) = self._embedder.embed([query])
+        return vector if np.any(vector) else None
+
+    def __len__(self) -> int:
+        with self._mutex, self._reading() as shelf:
+            return len(self._refreshed(shelf))
+
+    def _refreshed(self, shelf: Shelf) -> Columns:
+        """What is in memory, brought up to what the file holds in this transaction."""
+        version, _, _ = shelf.totals()
+        if version == self._version and self._columns is not None:
+            return self._columns
+        if self._columns is None or self._columns.crowded or version - self._version > KEPT - 1000:
+            self._columns = self._loaded(shelf)
+        else:
+            self._follow(shelf, self._columns)
+        self._version = version
+        return self._columns
+
+    def _loaded(self, shelf: Shelf) -> Columns:
+        columns = Columns(self._embedder.dimensions if self._embedder is not None else 0)
+        for page in shelf.pages():
+            columns.add(page, shelf.pieces_of([row.number for row in page], self._maker))
+        return columns
+
+    def _follow(self, shelf: Shelf, columns: Columns) -> None:
+        for number in shelf.losses(self._version):
+            columns.remove(number)
+        rows = shelf.news(self._version)
+        for row in rows:
+            if columns.knows(row.number):
+                columns.amend(row)
+        fresh = [row for row in rows if not columns.knows(row.number)]
+        if fresh:
+            columns.add(fresh, shelf.pieces_of([row.number for row in fresh], self._maker))
+
+    # --- the file
+
+    def let_go(self) -> None:
+        """Close the file until the next call: before a fork, which SQLite's locks do not survive."""
+        with self._mutex:
+            if self._database is not None and self._owner == os.getpid():
+                self._database.close()
+            self._database = None
+
+    def close(self) -> None:
+        """Close the file for good."""
+        self.let_go()
+        self._closed = True
+
+    @contextmanager
+    def _writing(self) -> Iterator[tuple[Shelf, int]]:
+        with self._mutex:
+            database = self._connected()
+            with database.transaction():
+                shelf = Shelf(database)
+                yield shelf, shelf.next_version()
+
+    @contextmanager
+    def _reading(self) -> Iterator[Shelf]:
+        """A view of one moment."""
+        database = self._connected()
+        database.run("BEGIN")
+        try:
+            yield Shelf(database)
+        finally:
+            database.roll_back()
+
+    def _connected(self) -> Database:
+        if self._closed:
+            raise Closed("the index was closed: open a new one")
+        if self._database is None or self._owner != os.getpid():
+            database = self._open()
+            _prepare(database)
+            if self._embedder is not None:
+                with database.transaction():
+                    self._maker = Shelf(database).embedder(identity(self._embedder))
+            self._database, self._owner = database, os.getpid()
+        return self._database
+
+
+def _prepare(database: Database) -> None:
+    """Make the tables where there are none. Raises `Misconfigured` for a file of a later version."""
+    with database.transaction():
+        if not database.run("SELECT 1 FROM sqlite_schema WHERE name = 'about'"):
+            database.run(sql_text("search.sql"))
+        found = int(database.run("SELECT value FROM about WHERE name = 'schema'")[0][0])
+    if found > SCHEMA:
+        database.close()
+        raise Misconfigured(
+            f"{database.path} was written by a later version of Remanence (its format is {found}, "
+            f"this version knows {SCHEMA}): upgrade remanence here"
+        )
+
+
+def _checked(document: Document) -> Document:
+    """The document, if it can be stored; text that UTF-8 cannot hold is replaced within the text alone."""
+    try:
+        found = msgspec.convert(msgspec.to_builtins(document), Document)
+        msgspec.json.encode((found.id, found.kind, found.session, found.speaker, found.role, found.tags, found.agent))
+    except (msgspec.ValidationError, UnicodeEncodeError) as error:
+        raise InvalidArgument("a document has a field of a wrong type, or a name that UTF-8 cannot hold") from error
+    if not found.id:
+        raise InvalidArgument("a document needs an id")
+    numbers = (found.importance, found.trust, found.created, found.expires or 0.0)
+    if not np.all(np.isfinite(numbers)) or abs(found.position) >= 1 << 62 or abs(found.uses) >= 1 << 62:
+        raise InvalidArgument("a document has a number that is not finite, or too large")
+    return msgspec.structs.replace(
+        found, text=_clean(found.text), caption=_clean(found.caption), date=_clean(found.date)
+    )
+
+
+def _clean(text: str) -> str:
+    """The text without halves of letters, which UTF-8 cannot hold."""
+    return text if text.isascii() else text.encode("utf-8", "replace").decode()
+
+
+def _converted(value: Any, kind: Any) -> Any:
+    try:
+        return msgspec.convert(msgspec.to_builtins(value), kind)
+    except (msgspec.ValidationError, TypeError) as error:
+        raise InvalidArgument(f"a {kind.__name__} has a field of a wrong type: {error}") from error
