@@ -2,8 +2,8 @@
 
     python examples/two_agents.py [--server valkey]
 
-A planner hands out tasks, a worker hears of each and reports what it found; both keep notes in one shared
-list. In the middle their server is killed with everything in it and comes back empty a second later. Neither
+A planner hands out tasks, a worker hears of each and reports what it found; both keep notes in one
+session. In the middle their server is killed with everything in it and comes back empty a second later. Neither
 agent waits for it, and in the end every task was heard of, answered and noted once. Exit code: 0 if so, 1 if not.
 """
 
@@ -14,7 +14,7 @@ import tempfile
 import time
 from typing import Any
 
-from remanence import ConversationMemory
+from remanence import ConversationMemory, MemoryClient
 from remanence.testing.servers import Server, available_servers
 
 TASKS = 40
@@ -31,10 +31,13 @@ def said(who: str, text: str) -> None:
 
 def planner(url: str, path: str) -> None:
     """Hands out a task every moment, whether the server is there or not."""
-    with ConversationMemory("trip-to-oslo", url=url, path=path, deadline=0.2) as memory:
+    with (
+        ConversationMemory("trip-to-oslo", url=url, path=path, deadline=0.2) as memory,
+        MemoryClient(url=url, path=path, deadline=0.2) as notes,
+    ):
         for number in range(TASKS):
             receipt = memory.set(f"task-{number}", {"find": f"hotel {number}"})
-            memory.notes.append(f"planned {number}")
+            notes.add("trip-to-oslo", "assistant", f"planned {number}")
             if number % 10 == 0:
                 said("planner", f"task {number}: {receipt.state}")
             time.sleep(PACE)
@@ -46,6 +49,7 @@ def worker(url: str, path: str) -> None:
     """Hears of tasks, and answers each once; told that it may have missed some, it looks for itself."""
     with (
         ConversationMemory("trip-to-oslo", url=url, path=path, deadline=0.2, reads="near") as memory,
+        MemoryClient(url=url, path=path, deadline=0.2, reads="near") as notes,
         memory.watch(prefix="task-", timeout=PATIENCE) as changes,
     ):
         answered: set[str] = set()
@@ -56,7 +60,7 @@ def worker(url: str, path: str) -> None:
             for name in sorted(set(names) - answered):
                 answered.add(name)
                 memory.set(name.replace("task", "answer"), f"found {memory.get(name)['find']}")
-                memory.notes.append(f"answered {name}")
+                notes.add("trip-to-oslo", "assistant", f"answered {name}")
             if len(answered) == TASKS:
                 break
         said("worker", f"answered {len(answered)} tasks")
@@ -76,8 +80,8 @@ def outage(server: Server) -> None:
 
 def judged(url: str, path: str) -> list[str]:
     """What is wrong in the end; nothing if every task was answered and noted once."""
-    with ConversationMemory("trip-to-oslo", url=url, path=path) as memory:
-        notes = list(memory.notes)
+    with ConversationMemory("trip-to-oslo", url=url, path=path) as memory, MemoryClient(url=url, path=path) as client:
+        notes = [note["content"] for note in client.get("trip-to-oslo")]
         wanted = [f"planned {n}" for n in range(TASKS)] + [f"answered task-{n}" for n in range(TASKS)]
         wrong = [f"{note!r} is there {notes.count(note)} times" for note in wanted if notes.count(note) != 1]
         planned = [note for note in notes if note.startswith("planned")]
@@ -99,8 +103,6 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
     spawn = multiprocessing.get_context("spawn")
     with tempfile.TemporaryDirectory() as folder, Server(kind) as server:
-        with ConversationMemory("trip-to-oslo", url=server.url, path=f"{folder}/planner") as memory:
-            memory.notes = []
         agents: list[Any] = [
             spawn.Process(target=agent, args=(server.url, f"{folder}/{agent.__name__}"), daemon=True)
             for agent in (worker, planner)

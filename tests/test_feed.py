@@ -338,7 +338,7 @@ def test_several_partitions_are_one_watch(play: Play):
             world.store.send(put(3, "a"))
             other.send(put(4, "b"))
             again = Watch([world.feed, second], ALL, world.runtime, saved)
-            assert ids(await take(again, 2)) == ["3", "4"] and await quiet(again)
+            assert sorted(ids(await take(again, 2))) == ["3", "4"] and await quiet(again)  # of two logs
             other.send(put(5, "b"))
             assert ids(await take(again, 1)) == ["5"] and await quiet(again)
         finally:
@@ -523,7 +523,7 @@ def test_a_cursor_goes_on_just_behind_it(play: Play):
         world.store.send(put(4))
         again = world.watch(since=saved)
         assert again.cursor == saved
-        assert ids(await take(again, 2)) == ["3", "4"] and await quiet(again)
+        assert sorted(ids(await take(again, 2))) == ["3", "4"] and await quiet(again)  # of two logs
         world.store.send(put(5))
         assert ids(await take(again, 1)) == ["5"] and await quiet(again)
 

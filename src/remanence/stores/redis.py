@@ -199,11 +199,10 @@ class RedisStore:
     async def history(self, lineage: str, limit: int, deadline: float) -> list[tuple[int, str]]:
         """See `Store.history`. Reads the log backwards in pages until `limit` entries are found."""
         found: list[tuple[int, str]] = []
-        before = "+"
+        before, asking = "+", self._asking(self._writer, deadline)
         while len(found) < limit:
-            page = _checked(
-                (await self._exchange([("XREVRANGE", self._keys.log, before, "-", "COUNT", "1000")], deadline))[0]
-            )
+            asked: list[Command] = [("XREVRANGE", self._keys.log, before, "-", "COUNT", "1000")]
+            (page,) = await asking(asked)
             for _, fields in page:
                 op_id, name, seq, _ = fields[1].decode("utf-8", "surrogateescape").split(" ", 3)
                 if name == lineage:
@@ -262,7 +261,7 @@ class RedisStore:
 
     async def forget(self, erasure: Erasure, lineages: Sequence[str], deadline: float, *, live: bool) -> None:
         """See `Store.forget`."""
-        asking = self._asking(self._readers, deadline)
+        asking = self._asking(self._writer, deadline)
         erasure = await self._erasures.told_at(erasure, asking) if live else erasure
         stamp = (erasure.op_id, f"{erasure.hlc:016d}", self._limits.rpartition(" ")[2], str(int(live)))
 
@@ -294,7 +293,7 @@ class RedisStore:
     async def facts(self, deadline: float) -> Mapping[str, str]:
         """See `Store.facts`."""
         commands: list[Command] = [("INFO",), ("DBSIZE",), ("TIME",), ("XLEN", self._keys.log)]
-        replies = await self._exchange(commands, deadline)
+        replies = await self._writer.use(deadline, lambda link: link.exchange(commands, deadline))
         found: dict[str, str] = {}
         for line in _checked(replies[0]).decode("utf-8", "replace").splitlines():
             name, colon, value = line.partition(":")
