@@ -93,7 +93,8 @@ class Keeper:
             await self._reconnect()
         elif owner.journal.pending:
             await self._gather()
-            await self._send(owner.drain, owner.settings.batch_ops if owner.settings.linger else 1)
+            if owner.contact.available:  # else it went away meanwhile: the next look reconnects, and tells of it
+                await self._send(owner.drain, owner.settings.batch_ops if owner.settings.linger else 1)
         elif self._due("_beaten", owner.settings.heartbeat):
             await self._beat()
         if owner.contact.available and not owner.closed:
