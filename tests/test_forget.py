@@ -20,7 +20,10 @@ from remanence import (
 )
 from remanence.errors import InvalidArgument, InvalidKey, Unavailable
 from remanence.model import Erased, Put
-from remanence.runtime.blocking import run
+from remanence.runtime.blocking import BlockingRuntime, run
+from remanence.stores.clock import StoreClock
+from remanence.stores.dating import Dating
+from remanence.stores.rows import Lineage, Row
 from remanence.testing.faults import FaultProxy
 from remanence.testing.oracle import QUICK, Child, eventually
 from remanence.testing.servers import Server
@@ -292,6 +295,42 @@ def test_every_partition_lets_go(server: Server, namespace: str, tmp_path: Path)
             memory.engine.erased("nothing")
     assert not on_server(server, namespace)
     assert not on_disk(tmp_path)
+
+
+def test_a_journal_that_was_taken_over_and_deleted_is_not_waited_for(server: Server, namespace: str, tmp_path: Path):
+    first = open_memory(server, namespace, tmp_path)
+    second = open_memory(server, namespace, tmp_path, staleness=2.0)  # an engine, and so a journal, of its own
+    first.x, second.y = 1, 2
+    first.close()
+    second.close()
+    with open_memory(server, namespace, tmp_path, retain=0.1) as memory:
+        memory.z = 3
+        assert eventually(lambda: len(list(tmp_path.rglob("*.journal"))) == 1)
+        told = memory.engine.forget("memory:x")
+        assert eventually(lambda: not memory.engine.erased(told.id).waiting)
+        assert len(memory.engine.erased(told.id).confirmed) == 1
+
+
+def test_a_document_that_edits_are_made_to_is_not_kept_at_hand(server: Server, namespace: str, tmp_path: Path):
+    with open_memory(server, namespace, tmp_path) as memory:
+        memory.log = ["a"]
+        memory.log.append("b")
+        at_hand = memory.engine.gateway.drain._settling.documents  # type: ignore[attr-defined] # a resilient store's
+        assert at_hand["memory:log"].body
+        memory.engine.forget("memory:", beginning=True)
+        assert "memory:log" not in at_hand
+
+
+def test_a_slow_answer_about_the_time_lets_no_older_write_pass_as_newer():
+    """The server told its time at some moment of half a second: a write made at its end may be no later than that."""
+    runtime = BlockingRuntime()
+    clock = StoreClock(runtime)
+    told = int(runtime.wall() * 1e6)
+    clock.hear(told, runtime.boottime() - 0.5)
+    wall, boot = runtime.wall(), runtime.boottime()
+    row = Row(1, "op", clock.tick(0, wall, boot), Put("k", b"{}"), wall, boot, 2)
+    lineage = Lineage("l", 1, 1, boot_id=runtime.boot_id())
+    assert Dating(clock, runtime).earliest(lineage, row) <= told + 50_000
 
 
 def test_near_reads_notice(server: Server, namespace: str, tmp_path: Path):

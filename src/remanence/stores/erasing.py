@@ -65,7 +65,8 @@ class Erasing:
                 return
             try:
                 with self._mutex:
-                    self._let_go_of(erasures)
+                    if erasures:  # else the store forgot its list
+                        self._let_go_of(erasures)
                     note_seen(self._journal, upto)
             except (JournalFull, WorldError):  # of our disk: writes go on, and the next session tries again
                 return
@@ -75,6 +76,11 @@ class Erasing:
         if not self._noted:
             with suppress(WorldError):  # it is away: whoever opens this journal next tells it before anything else
                 await self.learn(deadline)
+
+    async def part(self, deadline: float) -> None:
+        """The journal's file is gone: nobody is to wait for it."""
+        with suppress(WorldError):  # it is away: there the journal is listed until it has been silent for long
+            await self._store.erasures(self.holder, None, deadline)
 
     async def carry_out(self, intent: Intent, write: Forget) -> None:
         """Have the store erase, and let go of it here."""

@@ -189,7 +189,8 @@ class Keeper:
                 with contextlib.suppress(WorldError):  # the own drain's next beat tells
                     limit = self._runtime.monotonic() + owner.settings.deadline
                     await drain.handshake(limit, renew=False)
-            self._discard_if_done(drain)
+            if self._discard_if_done(drain):
+                await drain.erasing.part(self._runtime.monotonic() + owner.settings.deadline)
 
     _beaten_adopted = 0.0
 
@@ -200,7 +201,7 @@ class Keeper:
             if not sent or not drain.journal.pending:  # an empty journal has nothing to open a session for
                 return
 
-    def _discard_if_done(self, drain: Drain) -> None:
+    def _discard_if_done(self, drain: Drain) -> bool:
         owner, journal = self._owner, drain.journal
         kept = any(lineage.pruned < lineage.count for lineage in journal.lineages)
         if not kept and not journal.count("dead"):
@@ -209,6 +210,8 @@ class Keeper:
                 if hand_on(journal, owner.journal):
                     owner.adopted.remove(drain)
                     owner.shelf.release(journal, discard=True)
+                    return True
+        return False
 
     # --- keeping it small -----------------------------------------------------------------------
 

@@ -4,7 +4,7 @@ The order matters. First the list tells of it; then every session is ended, so t
 before on their way has to begin a session anew, and to begin one is to ask the list; only then is anything erased.
 """
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any, Final
 
 from msgspec.structs import replace
@@ -31,7 +31,7 @@ class Erasures:
 
     async def forget(self, erasure: Erasure, lineages: Sequence[str], exchange: Exchange, sweep: Sweep) -> None:
         """See `Store.forget`, by the stamp that `told_at` gave it."""
-        if all(each.op_id != erasure.op_id for each in await self._listed(0, exchange)):
+        if all(each.op_id != erasure.op_id for each in await self._listed(exchange)):
             await exchange([("RPUSH", self._keys.erasures, _spelled(erasure))])
         await self._end_sessions(set(map(self._keys.watermark, lineages)), exchange)
         if not erasure.beginning:
@@ -58,7 +58,7 @@ class Erasures:
             if others:
                 await exchange([("HDEL", name, "n") for name in others])
 
-    async def _scanned(self, prefix: str, exchange: Exchange) -> Any:
+    async def _scanned(self, prefix: str, exchange: Exchange) -> AsyncIterator[list[str]]:
         pattern, cursor = glob_literal(prefix) + "*", "0"
         while True:
             [(following, found)] = await exchange([("SCAN", cursor, "MATCH", pattern, "COUNT", str(PAGE))])
@@ -78,15 +78,15 @@ class Erasures:
         reply = (await exchange([*note, ("LRANGE", self._keys.erasures, str(start), "-1")]))[-1]
         found = [_read(each) for each in reply]
         if seen.number and not (found and found[0].op_id == seen.op_id):  # another list: the server forgot
-            start, found = 0, await self._listed(0, exchange)
+            start, found = 0, await self._listed(exchange)
         elif seen.number:
             start, found = seen.number, found[1:]
         number = start + len(found)
         last = found[-1].op_id if found else seen.op_id
         return found, Seen(number, last) if number else Seen()
 
-    async def _listed(self, start: int, exchange: Exchange) -> list[Erasure]:
-        [reply] = await exchange([("LRANGE", self._keys.erasures, str(start), "-1")])
+    async def _listed(self, exchange: Exchange) -> list[Erasure]:
+        [reply] = await exchange([("LRANGE", self._keys.erasures, "0", "-1")])
         return [_read(each) for each in reply]
 
     async def holders(self, exchange: Exchange) -> dict[str, Seen]:
