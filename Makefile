@@ -17,7 +17,7 @@ help:
 	@echo "make lint    lint, format and types alone"
 	@echo "make format  rewrite the files as the formatter wants them"
 	@echo "make bench   measure against plain redis-py"
-	@echo "make soak    the long tests"
+	@echo "make soak    the long tests, for hours; SOAK_SECONDS=60 SOAK_SEEDS=1000 make them short"
 	@echo "make build   wheel and sdist in dist/"
 	@echo "make venv    the environment for development in .venv"
 	@echo "make clean   remove what the others made"

@@ -1,6 +1,7 @@
 """`remanence replicate`: the target follows the source for ever, each change once, whoever dies meanwhile."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -22,6 +23,8 @@ from remanence.testing.faults import FaultProxy
 from remanence.testing.oracle import QUICK, Task, Writer, audit, eventually, write
 from remanence.testing.servers import Server, available_servers
 from remanence.wire.keys import Keyspace
+
+SOAK_SECONDS = float(os.environ.get("SOAK_SECONDS", "120"))
 
 
 @pytest.fixture
@@ -336,13 +339,13 @@ def test_a_memory_at_the_target_reads_what_was_replicated(any_server: Server, na
 
 
 @pytest.mark.soak
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(SOAK_SECONDS + 780)
 def test_for_a_long_time_with_everything_dying(pair: tuple[Server, Server], namespace: str, tmp_path: Path):
     one, other = pair
     with ExitStack() as stack:
         source, target = (stack.enter_context(closing(each.client())) for each in pair)
         both = writers(one, namespace, tmp_path, stack)
-        end = time.monotonic() + 120
+        end = time.monotonic() + SOAK_SECONDS
         while time.monotonic() < end:
             with replicating(one.url, other.url, "--namespace", namespace) as replicator:
                 time.sleep(2)

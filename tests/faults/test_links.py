@@ -314,12 +314,13 @@ print(json.dumps([hits, acknowledged]))
 """
 
 
-@pytest.mark.parametrize("rounds", [300, pytest.param(20_000, marks=pytest.mark.soak)])
+@pytest.mark.parametrize("rounds", [300, pytest.param(20_000, marks=[pytest.mark.soak, pytest.mark.timeout(600)])])
 def test_t17_t60_a_blocking_call_interrupted_anywhere(server: Server, namespace: str, rounds: int):
     """Ctrl-C at any bytecode of a call: the next call works, and each write is there once at most."""
-    options = json.dumps({**QUICK, "heartbeat": 60.0})
+    # a write that was sent and not committed makes the journal fork, and each fork is asked for while it is retained
+    options = json.dumps({**QUICK, "heartbeat": 60.0, "retain": 5.0})
     # what it leaves open where it is interrupted is closed with it: no warning is an error there
-    told = child(INTERRUPTED, server.url, namespace, rounds, options, PYTHONWARNINGS="ignore")
+    told = child(INTERRUPTED, server.url, namespace, rounds, options, timeout=60 + rounds / 50, PYTHONWARNINGS="ignore")
     hits, acknowledged = json.loads(told)
     found = items_of(server, namespace)
     assert hits > rounds / 10

@@ -335,7 +335,7 @@ def storm(faults: dict[str, Callable[[], None]], whole: Callable[[], Any], chanc
 
 
 @pytest.mark.soak
-@pytest.mark.timeout(1200)
+@pytest.mark.timeout(SOAK_SECONDS + 600)
 def test_t19_long(cluster: Cluster, namespace: str, tmp_path: Path, campaign: Callable[..., None]):
     chance = random.Random()
     faults = {
@@ -350,7 +350,7 @@ def test_t19_long(cluster: Cluster, namespace: str, tmp_path: Path, campaign: Ca
 
 
 @pytest.mark.soak
-@pytest.mark.timeout(1200)
+@pytest.mark.timeout(SOAK_SECONDS + 600)
 def test_t18_long(watched: Watched, namespace: str, tmp_path: Path, campaign: Callable[..., None]):
     chance = random.Random()
 

@@ -3,7 +3,7 @@
 import os
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Final, Literal
 
@@ -15,7 +15,7 @@ from remanence.engine import BlockingEngine
 from remanence.errors import RemanenceError
 from remanence.runtime.blocking import run
 from remanence.settings import Settings
-from remanence.wire.sqlite import NETWORK_FILESYSTEMS, filesystem, version
+from remanence.wire.sqlite import LOG_HELD, NETWORK_FILESYSTEMS, filesystem, log_bytes, version
 
 State = Literal["ok", "warn", "fail"]
 OK: Final = "ok"
@@ -127,6 +127,17 @@ def place_checks(settings: Settings, engine: BlockingEngine) -> list[Check]:
     except RemanenceError as error:
         return [Check("memories", FAIL, str(error))]
     return [Check("memories", OK, f"{facts['keys']} keys in {sized(int(facts['used_memory']))}")]
+
+
+def log_checks(files: Iterable[Path]) -> list[Check]:
+    """The files whose write-ahead log has grown long, for somebody reads an old view of them."""
+    sizes = [(path, log_bytes(str(path))) for path in sorted(files)]
+    advice = "end what has the file open and does nothing (`lsof` names it); the next writes then empty the log"
+    return [
+        Check("reader", WARN, f"{path.name}: its write-ahead log cannot be emptied and has {sized(size)}", advice)
+        for path, size in sizes
+        if size > LOG_HELD
+    ]
 
 
 def journal_checks(journals: Sequence[JournalFile], damaged: Sequence[str]) -> list[Check]:

@@ -8,8 +8,8 @@ from rich.table import Table
 from rich.text import Text
 
 from remanence.commands import server_checks
-from remanence.commands.checks import FAIL, OK, WARN, Check, folder_checks, journal_checks, place_checks
-from remanence.commands.journals import folder_of, set_aside, survey
+from remanence.commands.checks import FAIL, OK, WARN, Check, folder_checks, journal_checks, log_checks, place_checks
+from remanence.commands.journals import folder_of, local_files, set_aside, survey
 from remanence.commands.output import AWAY, PROBLEM, Output, opened, options_of
 from remanence.settings import Settings
 
@@ -34,6 +34,7 @@ def run(call: Namespace, output: Output) -> int:
         _show_settings(explained, place, output)
         checks = folder_checks(settings) + place_checks(settings, engine)
         checks += journal_checks(survey(folder_of(settings)), set_aside(folder_of(settings)))
+        checks += log_checks(local_files(settings, place))
         away = False
         if settings.backend == "redis":
             found, away = server_checks.examine(settings, engine)

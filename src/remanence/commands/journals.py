@@ -60,6 +60,14 @@ def folder_of(settings: Settings) -> Path | None:
     return journal_folder(settings, address_of(settings).name)
 
 
+def local_files(settings: Settings, place: str) -> list[Path]:
+    """The SQLite files of these settings on this machine; `place` is where memories live."""
+    if settings.backend == "sqlite":
+        return [Path(place)]
+    folder = folder_of(settings)
+    return [*folder.rglob("*.journal"), *folder.rglob("*.mirror")] if folder is not None else []
+
+
 def address_of(settings: Settings) -> Address:
     """The server of these settings. Raises `InvalidSetting`."""
     tls = {"ca": settings.tls_ca, "cert": settings.tls_cert, "key": settings.tls_key}

@@ -125,6 +125,7 @@ class Journal:
                 (lineage.row(lineage.acked + 1), lineage.end),
             )[0][0]
             for lineage in self.lineages
+            if lineage.pending  # of those that were forked or renewed there may be hundreds, and this is asked for each
         )
 
     # --- writing --------------------------------------------------------------------------------

@@ -89,7 +89,11 @@ class MirrorFile:
     # --- following ------------------------------------------------------------------------------
 
     def take(self, found: Sequence[Found], wall: float, journal: str, cursor: Cursor | None = None) -> None:
-        """Keep what was found, and move the cursor, together."""
+        """Keep what was found, and move the cursor, together.
+
+        Raises `LogHeld` rather than fill the disk behind a reader that never ends: all of it is in the store too.
+        """
+        self._database.relieve()
         with self._database.transaction():
             shelf = self._shelf(wall)
             here = self._here([each.key for each in found])

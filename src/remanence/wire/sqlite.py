@@ -31,6 +31,13 @@ NETWORK_FILESYSTEMS = frozenset({"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "
 TOKENIZER = ("porter", "unicode61", "remove_diacritics", "2")
 """How FTS5 cuts text into words. Another way would find nothing in files that exist."""
 
+LOG_KEPT = 16 << 20
+"""Bytes of the write-ahead log that stay on the disk when it begins anew."""
+
+LOG_HELD = 64 << 20
+"""Bytes that it has only where somebody has been reading one old view of the file for long: what was written behind
+that view cannot leave the log before the reader ends (SQLite documentation, "Write-Ahead Logging")."""
+
 MOST_ATTEMPTS = 100
 """How often a new file is tried to be switched to WAL mode, 10 ms apart."""
 
@@ -75,7 +82,7 @@ class Database:
         self._write_ahead()
         pragma("synchronous", "full" if full else "normal")
         pragma("wal_autocheckpoint", checkpoint_pages)
-        pragma("journal_size_limit", 16 << 20)
+        pragma("journal_size_limit", LOG_KEPT)
         pragma("foreign_keys", 0)
         pragma("trusted_schema", 0)
         pragma("temp_store", 2)
@@ -182,6 +189,20 @@ class Database:
         except apsw.Error:
             return  # only tidying; a later commit or the next opening does it
 
+    def relieve(self) -> None:
+        """Empty a write-ahead log that has grown long. Raises `LogHeld` where a reader is in the way."""
+        if log_bytes(self.path) <= LOG_HELD:
+            return
+        with errors(self.path):
+            frames, moved = self._connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
+        if frames == moved:  # else emptying it would only wait for the reader
+            self.checkpoint()
+        if (size := log_bytes(self.path)) > LOG_HELD:
+            raise LogHeld(
+                f"somebody has been reading an old view of {self.path} for long, and its write-ahead log has grown "
+                f"to {size >> 20} MB: end whoever has the file open"
+            )
+
     def close(self) -> None:
         """Close the connection; the last one to close tidies the write-ahead log away."""
         self._connection.close(True)
@@ -217,6 +238,18 @@ def translated(error: apsw.Error, path: str) -> RemanenceError:
 
 class AlreadyThere(RemanenceError):
     """A row of this number exists: another connection wrote to the same file."""
+
+
+class LogHeld(RemanenceError):
+    """A reader keeps the write-ahead log of a file from being emptied, and it has grown long."""
+
+
+def log_bytes(path: str) -> int:
+    """Bytes of the write-ahead log of the file at `path`; 0 where there is none."""
+    try:
+        return os.stat(f"{path}-wal").st_size
+    except OSError:
+        return 0
 
 
 def sql_text(name: str) -> str:
