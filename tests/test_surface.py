@@ -5,7 +5,8 @@ import inspect
 import pytest
 
 import remanence
-from remanence.settings import Options, Settings
+from remanence.options import Options
+from remanence.settings import Settings
 from remanence.wire import keys
 
 TWINS = [

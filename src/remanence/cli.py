@@ -47,6 +47,8 @@ VERBS: Final = (
     Verb("conflicts", "writes that had no effect, because another came first", "conflicts"),
     Verb("tail", "changes as they happen, one line each", "tail"),
     Verb("stats", "what is stored where, and what waits to be sent", "stats"),
+    Verb("search", "find what agents remember, by words and by meaning", "search"),
+    Verb("memories", "what agents remember: list, show, delete", "memories"),
     Verb("export", "write everything that is stored to a JSONL file", "exporting"),
     Verb("import", "store what an export holds", "importing"),
     Verb("restore", "store again what a server lost and mirrors on this machine still have", "restore"),

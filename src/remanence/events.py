@@ -211,6 +211,25 @@ class MirrorFailed(Event, frozen=True):
     reason: str
 
 
+class IndexFailed(Event, frozen=True):
+    """Memories could not be put into the index on this machine's disk; they are stored, and it is tried again."""
+
+    level = "ERROR"
+    text = "the search index cannot follow: {reason}"
+    reason: str
+
+
+class MemoryHeard(Event, frozen=True):
+    """Another agent saved, changed or deleted a memory: `action` is add, update or delete."""
+
+    level = "DEBUG"
+    text = "Received memory update: {action} {kind} {memory_id} from {agent_id}"
+    action: str
+    kind: str
+    memory_id: str
+    agent_id: str
+
+
 class RecordSkipped(Event, frozen=True):
     """A stored entry that cannot be read was left out of an answer."""
 

@@ -3,9 +3,11 @@
 import os
 from collections.abc import Mapping
 from dataclasses import field
-from typing import Any
+from typing import Any, Literal, TypedDict
 
 from remanence.errors import InvalidSetting
+
+Backend = Literal["redis", "sqlite", "memory"]
 
 
 def option(default: Any, env: str, meaning: str, **rules: Any) -> Any:
@@ -83,3 +85,69 @@ def _number(value: Any, kind: type, rules: Mapping[str, Any], origin: str) -> An
     if not least <= number <= most:
         raise InvalidSetting(f"{origin} must be between {least} and {most}")
     return number
+
+
+class AgentOptions(TypedDict, total=False):
+    """The settings that an agent's memory takes by name beside its own arguments; see `Settings` for each."""
+
+    url: str
+    namespace: str
+    partitions: int
+    sentinel_password: str
+    path: str
+    durability: Literal["process", "full", "volatile"]
+    ack: Literal["auto", "journal", "store", "replicated"]
+    replicas: int
+    reads: Literal["fresh", "near", "mirror"]
+    mirror_records: int
+    mirror_bytes: int
+    mirror_evict: Literal["lru", "lfu", "age"]
+    staleness: float
+    fallback: bool
+    deadline: float
+    connect_timeout: float
+    close_timeout: float
+    heartbeat: float
+    backoff_least: float
+    backoff_most: float
+    retain: float
+    retain_bytes: int
+    journal_rows: int
+    journal_bytes: int
+    outcomes_kept: int
+    on_full: Literal["raise", "block", "drop_new"]
+    on_corrupt: Literal["set_aside", "raise"]
+    allow_volatile: bool
+    adopt: bool
+    batch_ops: int
+    linger: float
+    batch_bytes: int
+    pool: int
+    value_bytes: int
+    key_bytes: int
+    depth: int
+    log_length: int
+    tombstone_ttl: float
+    history: int
+    watermark_ttl: float
+    local_records: int
+    roles: str
+    working_ttl: float
+    episodic_ttl: float
+    semantic_ttl: float
+    skill_ttl: float
+    extend_on_use: bool
+    use_interval: float
+    compression_threshold: int
+    context_tokens: int
+    index_messages: bool
+    tls_ca: str
+    tls_cert: str
+    tls_key: str
+
+
+class Options(AgentOptions, total=False):
+    """The settings a face takes by name beside its own arguments; see `Settings` for what each means."""
+
+    backend: Backend
+    embedder: str

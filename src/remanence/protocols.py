@@ -7,7 +7,7 @@ read a clock or draw a random number. Times are seconds; a `deadline` is a point
 
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, TypeVar
 
 import msgspec
 
@@ -30,6 +30,8 @@ from remanence.model import (
     Watermark,
     Write,
 )
+
+T = TypeVar("T")
 
 
 class Signal(Protocol):
@@ -87,6 +89,9 @@ class Runtime(Protocol):
 
     def spawn(self, name: str, work: Callable[[], Coroutine[Any, Any, None]]) -> Task:
         """Run `work` in the background: a daemon thread or a task. It handles its own errors."""
+
+    def aside(self, work: Callable[[], T]) -> Awaitable[T]:
+        """Run `work`, which takes a while and waits for no store, where it holds up nobody but the caller."""
 
     def shield(self, work: Coroutine[Any, Any, None]) -> Awaitable[None]:
         """Run `work` to its end even if the caller is cancelled meanwhile."""
@@ -220,6 +225,9 @@ class Store(Protocol):
     async def holders(self, deadline: float) -> Mapping[str, Seen]:
         """How far each journal that anybody opened lately has let go of what was erased."""
 
+    async def publish(self, channel: str, message: bytes, deadline: float) -> None:
+        """Tell whoever subscribed to a channel of the namespace; a store without channels does nothing."""
+
     async def facts(self, deadline: float) -> Mapping[str, str]:
         """Server facts for people: kind, version, memory policy, persistence, used memory, keys."""
 
@@ -246,6 +254,19 @@ class Watching(Protocol):
 
     async def ready(self, timeout: float) -> bool:
         """Wait until nothing that changes from now on is missed; False after `timeout` seconds."""
+
+    @property
+    def waiting(self) -> bool:
+        """Whether there is something that `next` would give at once, or the past is not read to its end."""
+
+    async def stirred(self, timeout: float) -> bool:
+        """Wait until something is `waiting`, and take nothing; False after `timeout` seconds."""
+
+    async def level(self, timeout: float) -> bool:
+        """Wait until all that the store has applied by now was told here, or waits to be; False past the time.
+
+        Raises `WorldError` where the store cannot be asked.
+        """
 
     async def next(self, timeout: float | None) -> Notice | None:
         """The next notice; None after `timeout` seconds without one, or when closed."""

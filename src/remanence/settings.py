@@ -8,12 +8,11 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any, Literal, TypedDict
+from typing import Any, Literal
 
 from remanence.errors import InvalidSetting
-from remanence.options import checked, mask_url, option, redis_url
+from remanence.options import Backend, checked, mask_url, option, redis_url
 
-Backend = Literal["redis", "sqlite", "memory"]
 YEAR = 31536000.0
 
 
@@ -192,6 +191,42 @@ class Settings:
         least=0.001,
         most=10 * YEAR,
     )
+    working_ttl: float = option(
+        3600.0, "REMANENCE_WORKING_TTL", "seconds an agent's steps live after the last", least=0.001, most=10 * YEAR
+    )
+    episodic_ttl: float = option(
+        30 * 86400.0, "REMANENCE_EPISODIC_TTL", "seconds an episode lives", least=0.001, most=10 * YEAR
+    )
+    semantic_ttl: float = option(
+        90 * 86400.0, "REMANENCE_SEMANTIC_TTL", "seconds knowledge lives", least=0.001, most=10 * YEAR
+    )
+    skill_ttl: float = option(
+        180 * 86400.0, "REMANENCE_SKILL_TTL", "seconds a skill lives", least=0.001, most=10 * YEAR
+    )
+    extend_on_use: bool = option(
+        False, "REMANENCE_EXTEND_ON_USE", "whether an agent's memory that is found and used lives anew"
+    )
+    use_interval: float = option(
+        10.0,
+        "REMANENCE_USE_INTERVAL",
+        "seconds for which uses of memories are gathered: each note of one is a write",
+        least=0.05,
+        most=3600.0,
+    )
+    compression_threshold: int = option(
+        1024,
+        "REMANENCE_COMPRESSION_THRESHOLD",
+        "bytes past which an agent's memory is compressed",
+        least=0,
+        most=1 << 30,
+    )
+    context_tokens: int = option(
+        2000, "REMANENCE_CONTEXT_TOKENS", "most tokens of a context for a model", least=0, most=10_000_000
+    )
+    index_messages: bool = option(True, "REMANENCE_INDEX_MESSAGES", "whether session messages are found by search, too")
+    embedder: str = option(
+        "static", "REMANENCE_EMBEDDER", "what turns texts into vectors: static, minilm, none, or service:MODEL"
+    )
     tls_ca: str = option("", "REMANENCE_TLS_CA", "file of the authorities that sign the server's certificate")
     tls_cert: str = option("", "REMANENCE_TLS_CERT", "file of this client's certificate (mTLS)")
     tls_key: str = option("", "REMANENCE_TLS_KEY", "file of this client's key (mTLS)")
@@ -256,59 +291,21 @@ class Settings:
         return Path(self.path).expanduser() if self.path else default_folder()
 
 
-FACE_SETTINGS = ("redis_prefix", "key_prefix", "session_ttl", "roles", "conversation_ttl")
+FACE_SETTINGS = (
+    "redis_prefix",
+    "key_prefix",
+    "session_ttl",
+    "roles",
+    "conversation_ttl",
+    "working_ttl",
+    "episodic_ttl",
+    "semantic_ttl",
+    "skill_ttl",
+    "extend_on_use",
+    "compression_threshold",
+    "context_tokens",
+)
 """What may differ between faces that share an engine."""
-
-
-class Options(TypedDict, total=False):
-    """The settings a face takes by name beside its own arguments; see `Settings` for what each means."""
-
-    backend: Backend
-    url: str
-    namespace: str
-    partitions: int
-    sentinel_password: str
-    path: str
-    durability: Literal["process", "full", "volatile"]
-    ack: Literal["auto", "journal", "store", "replicated"]
-    replicas: int
-    reads: Literal["fresh", "near", "mirror"]
-    mirror_records: int
-    mirror_bytes: int
-    mirror_evict: Literal["lru", "lfu", "age"]
-    staleness: float
-    fallback: bool
-    deadline: float
-    connect_timeout: float
-    close_timeout: float
-    heartbeat: float
-    backoff_least: float
-    backoff_most: float
-    retain: float
-    retain_bytes: int
-    journal_rows: int
-    journal_bytes: int
-    outcomes_kept: int
-    on_full: Literal["raise", "block", "drop_new"]
-    on_corrupt: Literal["set_aside", "raise"]
-    allow_volatile: bool
-    adopt: bool
-    batch_ops: int
-    linger: float
-    batch_bytes: int
-    pool: int
-    value_bytes: int
-    key_bytes: int
-    depth: int
-    log_length: int
-    tombstone_ttl: float
-    history: int
-    watermark_ttl: float
-    local_records: int
-    roles: str
-    tls_ca: str
-    tls_cert: str
-    tls_key: str
 
 
 def default_folder() -> Path:

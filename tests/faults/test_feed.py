@@ -15,8 +15,8 @@ import redis
 from remanence import Memory, MemoryClient, events
 from remanence.feed import feed as feeds
 from remanence.model import RESYNC, Notice, Wanted
+from remanence.options import Options
 from remanence.runtime.blocking import run
-from remanence.settings import Options
 from remanence.stores.resilient import SILENT_SECONDS
 from remanence.sync.watching import BlockingWatcher
 from remanence.testing.faults import FaultProxy

@@ -8,7 +8,7 @@ from msgspec import UNSET, UnsetType
 from remanence.aio.opening import AsyncOpened
 from remanence.engine import AsyncEngine, shared_async
 from remanence.faces.conversations import Conversations, process_settings, server_settings
-from remanence.settings import Options
+from remanence.options import Options
 
 
 class AsyncRedisWorkingMemoryManager(AsyncOpened[Conversations], Conversations):

@@ -6,7 +6,7 @@ from typing import Any, Unpack
 from remanence.aio.opening import AsyncOpened
 from remanence.engine import shared_async
 from remanence.faces.messages import PROVIDERS, AsyncBaseMemory, Messages, chosen, opened
-from remanence.settings import Options
+from remanence.options import Options
 
 
 class AsyncMemoryClient(AsyncOpened[Messages], Messages, AsyncBaseMemory):

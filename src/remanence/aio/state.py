@@ -7,7 +7,8 @@ from remanence.aio.opening import AsyncOpened
 from remanence.engine import shared_async
 from remanence.faces.merging import Merge
 from remanence.faces.state import State, named
-from remanence.settings import Options, Settings
+from remanence.options import Options
+from remanence.settings import Settings
 
 
 class _AsyncState(AsyncOpened[State], State):

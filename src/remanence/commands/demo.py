@@ -24,7 +24,7 @@ from remanence.commands.demo_acts import (
     recall,
     survive,
 )
-from remanence.commands.demo_child import remember
+from remanence.commands.demo_child import learn, remember
 from remanence.commands.output import PROBLEM, Output, lasting, options_of
 from remanence.errors import InvalidArgument
 from remanence.testing.servers import Server, available_servers
@@ -61,6 +61,8 @@ def run(call: Namespace, output: Output) -> int:
             memories = _remembers(folder, output)
             survived = _survives(folder, output)
         outage = _outlives(folder, output)
+        with private_place(folder):
+            learned = _finds(folder, output)
     seconds = time.monotonic() - started
     fine = survived.fine and (outage is None or outage.tally.fine)
     _end(fine, seconds, output)
@@ -71,6 +73,7 @@ def run(call: Namespace, output: Output) -> int:
             "remembers": memories,
             "survives": msgspec.to_builtins(survived),
             "outlives": None if outage is None else msgspec.to_builtins(outage),
+            "finds": learned,
             "note": NO_SERVER if outage is None else "",
         }
     )
@@ -94,10 +97,13 @@ def _remembers(folder: Path, output: Output) -> dict[str, Any]:
     return found
 
 
-def _code(function: Callable[[], None]) -> Syntax:
-    """The body of a function as it stands in the source: what is shown is what runs."""
+def _code(function: Callable[[], None], skipped: int = 2) -> Syntax:
+    """The body of a function as it stands in the source: what is shown is what runs.
+
+    `skipped`: its first lines that are not shown, the first and the docstring at least.
+    """
     lines = inspect.getsource(function).splitlines()
-    body = textwrap.dedent("\n".join(lines[2:]))  # without its first line and its docstring
+    body = textwrap.dedent("\n".join(lines[skipped:]))
     return Syntax(body, "python", theme="ansi_dark", background_color="default", code_width=90)
 
 
@@ -135,6 +141,23 @@ def _outlives(folder: Path, output: Output) -> Outage | None:
     found = outage.tally
     _verdict(f"A plain Redis client finds {found.found:,} of {found.written:,} messages:", found, output)
     return outage
+
+
+def _finds(folder: Path, output: Output) -> dict[str, Any]:
+    _title("4  It finds what agents learned", output)
+    _paragraph("No model, no download: words and meaning, from the same local file.", output)
+    output.say(Padding(_code(learn, skipped=4), (0, 0, 1, INDENT + 2), expand=False))
+    told = recall(folder, "learn", "ask")
+    _paragraph(f"Process {told.writer} ran this and ended. Another agent, in process {told.reader}, asks:", output)
+    table = Table.grid(padding=(0, 3, 0, 0))
+    for answer in told.found["answers"]:
+        table.add_row(Text(answer["question"], "bold"), Text(f"{answer['milliseconds']:.1f} ms", "dim"))
+        for kind, gist in answer["found"].items():
+            table.add_row(Text(f"  {kind}", "dim"), Text(gist))
+    output.say(Padding(table, (0, 0, 1, INDENT + 2), expand=False))
+    _paragraph("What it tells its model, within a budget of tokens, each line with the memory it comes from:", output)
+    output.say(Padding(Text(told.found["context"], "dim"), (0, 0, 1, INDENT + 2), expand=False))
+    return told.found
 
 
 def _named(server: Server) -> str:

@@ -119,11 +119,11 @@ class Recalled(msgspec.Struct, frozen=True):
     found: dict[str, Any]
 
 
-def recall(folder: Path) -> Recalled:
-    """Let one process remember and, when it has ended, another recall."""
-    with Child(folder, "remember") as writer:
+def recall(folder: Path, first: str = "remember", then: str = "recall") -> Recalled:
+    """Let one process remember and, when it has ended, another recall; `first` and `then` name what they do."""
+    with Child(folder, first) as writer:
         writer.wait()
-    with Child(folder, "recall") as reader:
+    with Child(folder, then) as reader:
         told = b"".join(reader.lines())
         reader.wait()
     return Recalled(writer.pid, reader.pid, json.loads(told))

@@ -47,6 +47,44 @@ def recall() -> None:
     )
 
 
+def learn() -> None:
+    """Live through something and learn from it. The demo shows the lines of this body; this is what runs."""
+    from remanence.sync.agents import MemoryArchitecture
+
+    agent = MemoryArchitecture(agent_id="agent_001")
+    agent.add_step("deploy", "Pods restart", success=False, error="probe failed")
+    agent.save_episode("Deploy billing", "Rolled back: health checks too strict", False, 95.0)
+    agent.add_semantic("Services need a minute to warm up before they are checked")
+    agent.save_skill("roll back", "Return to the last good release", ["rollout undo"])
+    agent.record_skill_execution("roll back", success=True, duration=12.5)
+
+
+QUESTIONS: Final = ("Why did our release fail?", "How do I undo a deployment?")
+
+
+def ask() -> None:
+    """Print, as JSON, what another agent finds in what the first one learned, and the milliseconds it took."""
+    from remanence.sync.agents import MemoryArchitecture
+
+    told = []
+    with MemoryArchitecture(agent_id="agent_002") as agent:
+        agent.search_all("warm")
+        for question in QUESTIONS:
+            started = time.perf_counter()
+            found = agent.search_all(question, limit_per_type=1, explain=True)
+            seconds = time.perf_counter() - started
+            best = {name: _gist(some[0].memory) for name, some in found.items() if some}
+            told.append({"question": question, "milliseconds": seconds * 1000, "found": best})
+        _tell({"answers": told, "context": agent.get_enriched_context(QUESTIONS[0], limit_per_type=1)})
+
+
+def _gist(memory: Any) -> str:
+    for name in ("outcome", "pattern"):
+        if hasattr(memory, name):
+            return str(getattr(memory, name))
+    return f"{memory.skill_name}: worked {memory.times_succeeded} of {memory.times_executed} times"
+
+
 def write(writer: str, pause: float) -> None:
     """Add numbered messages to the session, `pause` seconds between them, until standard input ends.
 
@@ -87,5 +125,9 @@ if __name__ == "__main__":
             remember()
         case ["recall"]:
             recall()
+        case ["learn"]:
+            learn()
+        case ["ask"]:
+            ask()
         case ["write", name, seconds]:
             write(name, float(seconds))

@@ -18,6 +18,8 @@ from remanence.settings import Settings
 
 EVERY: Final = 0.2
 """Seconds between two looks at who has let go."""
+SHOWN: Final = 10
+"""Keys that are named where somebody is asked."""
 Scope = tuple[str, bool]
 """A key, and whether all that begins like it is meant."""
 
@@ -34,6 +36,8 @@ def configure(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--conversation", metavar="ID", help="its shared values, its memory, and the session's messages"
     )
+    parser.add_argument("--agent", metavar="ID", help="all memories that an agent saved, its steps and sessions")
+    parser.add_argument("--subject", metavar="TAG", help="all agents' memories with this tag")
     parser.add_argument("--all", action="store_true", help="the whole namespace")
     parser.add_argument("--receipt", metavar="ID", help="erase nothing: say how far an earlier erasure has come")
     parser.add_argument("--wait", type=float, default=10.0, metavar="SECONDS", help="for the others, at most (10)")
@@ -45,6 +49,8 @@ def run(call: Namespace, output: Output) -> int:
     settings = Settings.build(**options_of(call))
     scopes = scopes_of(call, settings)
     with opened(settings) as engine:
+        if call.agent or call.subject:
+            scopes += remembered(call, settings, engine, output)
         if scopes:
             _assure(call, scopes, engine.place, output)
         told = [engine.erased(call.receipt)] if call.receipt else [engine.forget(k, beginning=b) for k, b in scopes]
@@ -66,9 +72,24 @@ def scopes_of(call: Namespace, settings: Settings) -> list[Scope]:
         scopes += conversation(settings, call.conversation)
     if call.all:
         scopes.append(("", True))
-    if bool(scopes) == bool(call.receipt) or any(not key for key, beginning in scopes if not (call.all and beginning)):
-        raise InvalidArgument("say what to forget: keys, --prefix, --conversation or --all; or --receipt to ask")
+    said = bool(scopes or call.agent or call.subject)
+    if said == bool(call.receipt) or any(not key for key, beginning in scopes if not (call.all and beginning)):
+        raise InvalidArgument(
+            "say what to forget: keys, --prefix, --conversation, --agent, --subject or --all; or --receipt to ask"
+        )
     return scopes
+
+
+def remembered(call: Namespace, settings: Settings, engine: BlockingEngine, output: Output) -> list[Scope]:
+    """What an agent saved, and what is tagged with a subject."""
+    from remanence.commands.agents import agents_of  # who forgets keys alone needs no index
+    from remanence.runtime.blocking import run as ran
+
+    agents = agents_of(engine, settings, output)
+    found = ran(agents.keys_to_forget(agent_id=call.agent)) if call.agent else {}
+    if call.subject:
+        found |= ran(agents.keys_to_forget(subject=call.subject))
+    return list(found.items())
 
 
 def conversation(settings: Settings, conversation_id: str) -> list[Scope]:
@@ -90,7 +111,9 @@ def _assure(call: Namespace, scopes: Sequence[Scope], place: str, output: Output
     """Have somebody say yes: it cannot be undone."""
     if call.yes:
         return
-    named = ", ".join(f"{key}*" if beginning else key for key, beginning in scopes)
+    named = ", ".join(f"{key}*" if beginning else key for key, beginning in scopes[:SHOWN])
+    if len(scopes) > SHOWN:
+        named += f" and {len(scopes) - SHOWN:,} more"
     if not sys.stdin.isatty():
         raise InvalidArgument("forgetting cannot be undone: say --yes")
     output.note(f"Erase {named} from {place} and from every process, for good? [y/N] ")

@@ -65,6 +65,19 @@ class Subscription:
                     self._late = len(self.starts) < feeds
                     return not self._late
 
+    @property
+    def waiting(self) -> bool:
+        """Whether there is a notice that nobody took yet."""
+        with self._mutex:
+            return bool(self._queue)
+
+    async def stirred(self, timeout: float) -> bool:
+        """Wait until there is one; False after `timeout` seconds."""
+        with self._mutex:
+            if not self._queue and not self.closed:
+                self._signal.clear()
+        return await self._signal.wait(timeout)
+
     def listen(self, source: int) -> None:
         """Be deaf to a feed no more."""
         with self._mutex:

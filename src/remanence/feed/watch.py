@@ -15,6 +15,8 @@ from remanence.protocols import Runtime
 _CURSOR: Final = re.compile(r"((?:\d{1,20}(?:-\d{1,20})?)?)/([\w-]*)", re.ASCII)
 LAGGING = 0.02
 """Seconds between two looks at whether a feed has read as far as a cursor."""
+LEVELLING = 0.0005
+"""The same where somebody waits for what was applied a moment ago."""
 _NUMBERS: Final = 1 << 64
 """Those in a position are below it."""
 
@@ -45,6 +47,26 @@ class Watch:
     async def ready(self, timeout: float) -> bool:
         """Wait until nothing that changes from now on is missed; False after `timeout` seconds, or when closed."""
         return await self._live.ready(len(self._feeds), timeout)
+
+    @property
+    def waiting(self) -> bool:
+        """See `Watching.waiting`."""
+        return bool(self._past or self._behind or self._live.waiting)
+
+    async def stirred(self, timeout: float) -> bool:
+        """See `Watching.stirred`."""
+        return self.waiting or await self._live.stirred(timeout)
+
+    async def level(self, timeout: float) -> bool:
+        """See `Watching.level`."""
+        limit = self._runtime.monotonic() + timeout
+        for feed in self._feeds:
+            end = place(await feed.end())
+            while place(feed.reached()) < end:
+                if self._runtime.monotonic() >= limit or self.closed:
+                    return False
+                await self._runtime.sleep(LEVELLING)
+        return True
 
     @property
     def cursor(self) -> str:

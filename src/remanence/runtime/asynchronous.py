@@ -4,9 +4,11 @@ import asyncio
 import contextlib
 from collections.abc import Callable, Coroutine
 from contextlib import AbstractContextManager
-from typing import Any
+from typing import Any, TypeVar
 
 from remanence.runtime.machine import Machine
+
+T = TypeVar("T")
 
 
 class LoopSignal:
@@ -91,6 +93,10 @@ class AsyncRuntime(Machine):
     def spawn(self, name: str, work: Callable[[], Coroutine[Any, Any, None]]) -> LoopTask:
         """A task of this loop."""
         return LoopTask(name, work)
+
+    async def aside(self, work: Callable[[], T]) -> T:
+        """On a thread, for the loop has others to serve."""
+        return await asyncio.to_thread(work)
 
     async def shield(self, work: Coroutine[Any, Any, None]) -> None:
         """Run in a task of its own, which the caller's cancellation does not reach."""

@@ -107,6 +107,10 @@ class BlockingRuntime(Machine):
         """A daemon thread."""
         return ThreadTask(name, work)
 
+    async def aside(self, work: Callable[[], T]) -> T:
+        """Here: the thread is the caller's own."""
+        return work()
+
     def shield(self, work: Coroutine[Any, Any, None]) -> Awaitable[None]:
         """A thread cannot be cancelled: just run it."""
         return work

@@ -363,6 +363,10 @@ class SimulatedRuntime:
         """A task of this process."""
         return self._simulation.spawn(f"{self.name} {name}", work(), self)
 
+    async def aside(self, work: Callable[[], T]) -> T:
+        """At once: only waiting takes time here."""
+        return work()
+
     async def shield(self, work: Coroutine[Any, Any, None]) -> None:
         """Run in a task of its own, which the caller's cancellation does not reach."""
         task = self._simulation.spawn(f"{self.name} shielded", work, self)

@@ -139,7 +139,7 @@ class Search:
         return fusion.Candidates(
             keyword=np.zeros(len(slots)) if self._question.mode == "semantic" else self._keyword[slots],
             meaning=self._meaning(slots),
-            session=fact("session").astype(np.int64),
+            session=np.where(fact("position") >= 0, fact("session"), -1).astype(np.int64),
             position=fact("position"),
             named=self._named(fact("speaker")),
             user=fact("role") == ROLES["user"],

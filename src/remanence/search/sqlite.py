@@ -18,6 +18,7 @@ from remanence.search import bm25
 from remanence.search.columns import Columns
 from remanence.search.embedders import Embedder, identity
 from remanence.search.finding import Question, Search
+from remanence.search.listing import counted, listed, page_of
 from remanence.search.query import asked, pieces, segmented, timed
 from remanence.search.shelf import KEPT, Piece, Shelf
 from remanence.search.types import EVERYTHING, MODES, NOTHING, Document, Favour, Filter, Hit, Mode
@@ -64,8 +65,14 @@ class SQLiteIndex:
 
     # --- writing
 
-    def put(self, documents: Sequence[Document]) -> None:
-        """Add documents, all or none; one that is there already is replaced.
+    @contextmanager
+    def beside(self) -> Iterator[Database]:
+        """The file's connection, alone with it: for what its owner keeps in tables of its own beside the index."""
+        with self._mutex:
+            yield self._connected()
+
+    def put(self, documents: Sequence[Document], within: Callable[[Database], None] | None = None) -> None:
+        """Add documents, all or none; one that is there already is replaced. `within` is called in the same commit.
 
         Raises `InvalidArgument` for a document without id, or with text or numbers that cannot be stored.
         """
@@ -79,10 +86,14 @@ class SQLiteIndex:
                 for document, found in prepared:
                     shelf.remove(document.id, version)
                     self._shelve(shelf, document, found, version)
+                if within is not None:
+                    within(database)
 
-    def remove(self, ids: Sequence[str]) -> int:
-        """Remove documents; returns how many there were."""
+    def remove(self, ids: Sequence[str], within: Callable[[Database], None] | None = None) -> int:
+        """Remove documents; returns how many there were. `within` is called in the same commit."""
         with self._writing() as (shelf, version):
+            if within is not None:
+                within(self._connected())
             return sum(shelf.remove(_clean(id), version) for id in dict.fromkeys(ids))
 
     def amend(self, id: str, **changes: Any) -> bool:
@@ -191,6 +202,15 @@ class SQLiteIndex:
             question = Question(told, self._question_vector(query, mode), mode, limit, only, favour, self._clock())
             return Search(shelf, columns, question).hits(explain)
 
+    def list(self, only: Filter = EVERYTHING, limit: int = 100, after: str = "") -> tuple[list[str], str]:
+        """The ids of what `only` admits, newest first, and where to go on with `after`, "" at the end.
+
+        Raises `InvalidArgument` for an `after` of no such page.
+        """
+        only, place = _converted(only, Filter), page_of(after)
+        with self._mutex, self._reading() as shelf:
+            return listed(self._refreshed(shelf), only, limit, place, self._clock())
+
     def _question_vector(self, query: str, mode: Mode) -> NDArray[np.float32] | None:
         if self._embedder is None or mode == "keyword":
             return None
@@ -200,6 +220,11 @@ class SQLiteIndex:
     def __len__(self) -> int:
         with self._mutex, self._reading() as shelf:
             return len(self._refreshed(shelf))
+
+    def counts(self) -> dict[str, int]:
+        """How many documents of each kind there are."""
+        with self._mutex, self._reading() as shelf:
+            return counted(self._refreshed(shelf), self._clock())
 
     def _refreshed(self, shelf: Shelf) -> Columns:
         """What is in memory, brought up to what the file holds in this transaction."""

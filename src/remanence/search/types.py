@@ -12,7 +12,8 @@ MODES: Final = ("fused", "keyword", "semantic")
 class Document(msgspec.Struct, frozen=True, kw_only=True):
     """A memory as the index sees it. Times are seconds since the epoch.
 
-    Equal `session` and consecutive `position` make memories neighbours. `speaker` is a name that a question may
+    Equal `session` and consecutive `position` make memories neighbours; a position below 0 is in no sequence, and
+    such a memory is judged by itself. `speaker` is a name that a question may
     name; `role` is "user" or "assistant" where one of those spoke. `caption` describes what came with the text,
     `date` is written as `2023-05-08` or longer: both are found as words.
     """

@@ -3,34 +3,29 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from remanence.errors import RemanenceError, WrongKind
 from remanence.model import (
     BEGINNING,
-    Append,
     Batch,
     Change,
     Changes,
     Cursor,
-    Delete,
     Erasure,
-    Op,
     Outcome,
-    Put,
     Reached,
-    Record,
     Seen,
-    Touch,
     Watermark,
 )
 from remanence.protocols import Ask, Fetch, Length, Lifetime, Runtime, Tail, Told, Versions
 from remanence.stores.redis_erasures import Erasures, Exchange
-from remanence.stores.versions import once, read
-from remanence.wire import codec
+from remanence.stores.redis_words import answer, checked, executed, fields_of, op_of, outcome_of, results_of, text_of
 from remanence.wire.keys import Keyspace, glob_literal
 from remanence.wire.pool import LinkPool, Slot
 from remanence.wire.redis import Command, Connect, Link
-from remanence.wire.refusals import Refusal, refused
+from remanence.wire.refusals import Refusal
 from remanence.wire.scripts import Script, Words
+
+MANY = 8
+"""Documents from which on one command for all is quicker than one for each."""
 
 
 class _Flight:
@@ -62,7 +57,7 @@ class _Flight:
         if isinstance(reply, Refusal):
             reply = await self._script.reply(reply, link, self._words, self._deadline)
         self._pool.give_back(self._slot)
-        return _outcome(self._batch, reply)
+        return outcome_of(self._batch, reply)
 
     def drop(self) -> None:
         """See `Flight.drop`."""
@@ -96,6 +91,7 @@ class RedisStore:
         self._writer = LinkPool(counted, runtime, 1)
         self._readers = LinkPool(counted, runtime, pool)
         self._follower = LinkPool(connect, runtime, 1)  # one of its own, for it is blocked nearly always
+        self._publish: str | None = None
         self._history = history
         self._limits = f"{f'/{history}' if history else ''} {log_length} {int(tombstone_ttl * 1000)}"
         self._watermark_ms = str(int(watermark_ttl * 1000))
@@ -114,7 +110,7 @@ class RedisStore:
             seq=int(seq),
             op_id=op_id.decode(),
             results_from=int(first),
-            results=_results(results, int(seq) - int(first) + 1 if int(first) else 0),
+            results=results_of(results, int(seq) - int(first) + 1 if int(first) else 0),
             highest=int(highest),
             clock=int(clock),
         )
@@ -129,7 +125,7 @@ class RedisStore:
         """See `Store.apply`."""
         words = self._words(batch)
         reply = await self._writer.use(deadline, lambda link: self._apply.call(link, words, deadline))
-        return _outcome(batch, reply)
+        return outcome_of(batch, reply)
 
     def flight(self, batch: Batch, deadline: float) -> _Flight:
         """See `Store.flight`."""
@@ -149,24 +145,40 @@ class RedisStore:
             words += [keys.history(op.write.key) for op in ops]
         words += (batch.lineage, batch.nonce, str(batch.first), str(len(ops)), f"{needed}{self._limits}")
         for op in ops:
-            words += _fields(op)
+            words += fields_of(op)
         return words
 
     async def read(
         self, asks: Sequence[Ask], deadline: float, marks: Sequence[str] = ()
     ) -> tuple[list[Told], list[Reached]]:
         """See `Store.read`."""
+        if len(asks) >= MANY and not marks and all(type(ask) is Fetch for ask in asks):
+            return await self._fetched(asks, deadline), []
         commands: list[Command] = [self._command(ask) for ask in asks]
         if marks:
             follow: list[Command] = [("HMGET", self._keys.watermark(lineage), "s", "b") for lineage in marks]
             commands = [("MULTI",), *follow, *commands, ("EXEC",)]
         replies = await self._exchange(commands, deadline) if commands else []
         if marks:
-            replies = _executed(replies)
+            replies = executed(replies)
         reached = [
             Reached(int(seq or 0), (last or b"  ").split(b" ", 2)[1].decode()) for seq, last in replies[: len(marks)]
         ]
-        return [_told(ask, reply) for ask, reply in zip(asks, replies[len(marks) :], strict=True)], reached
+        return [answer(ask, reply) for ask, reply in zip(asks, replies[len(marks) :], strict=True)], reached
+
+    async def _fetched(self, asks: Sequence[Ask], deadline: float) -> list[Told]:
+        """Many documents by MGET, which takes the server a third of as many GETs.
+
+        It calls a key of another type missing: those that are missing are asked for alone, to tell these apart.
+        """
+        names = [self._keys.data(ask.key) for ask in asks]
+        values = checked((await self._exchange([("MGET", *names)], deadline))[0])
+        missing = [place for place, value in enumerate(values) if value is None]
+        if missing:
+            alone = await self._exchange([("GET", names[place]) for place in missing], deadline)
+            for place, reply in zip(missing, alone, strict=True):
+                values[place] = reply if isinstance(reply, Refusal) else None  # what came since is of another moment
+        return [answer(ask, value) for ask, value in zip(asks, values, strict=True)]
 
     def _command(self, ask: Ask) -> Command:
         name = self._keys.data(ask.key)
@@ -188,7 +200,7 @@ class RedisStore:
     async def scan(self, prefix: str, cursor: str, count: int, deadline: float) -> tuple[list[str], str]:
         """See `Store.scan`. One SCAN, never KEYS; a page may be empty before the end."""
         pattern = glob_literal(self._keys.data(prefix)) + "*"
-        reply = _checked(
+        reply = checked(
             (await self._exchange([("SCAN", cursor or "0", "MATCH", pattern, "COUNT", str(count))], deadline))[0]
         )
         following = reply[0].decode()
@@ -221,25 +233,25 @@ class RedisStore:
         commands: list[Command] = [read, ("XRANGE", self._keys.log, position, position)]
         pool = self._follower if wait > 0 else self._readers
         told, there = await pool.use(deadline, lambda link: link.exchange(commands, deadline))
-        raw = _checked(told)[0][1] if _checked(told) else []
+        raw = checked(told)[0][1] if checked(told) else []
         entries = [entry for each in raw if (entry := self._change(each)) is not None]
         cursor = after
         if raw:
             last = self._change(raw[-1])
             cursor = last.cursor if last else Cursor(raw[-1][0].decode(), "")
-        whole = after == BEGINNING or any(_op_of(each) == after.op_id for each in _checked(there))
+        whole = after == BEGINNING or any(op_of(each) == after.op_id for each in checked(there))
         return Changes(entries, cursor, whole)
 
     async def latest(self, deadline: float) -> Cursor:
         """See `Store.latest`."""
         reply = (await self._exchange([("XREVRANGE", self._keys.log, "+", "-", "COUNT", "1")], deadline))[0]
-        for each in _checked(reply):
-            return Cursor(each[0].decode(), _op_of(each))
+        for each in checked(reply):
+            return Cursor(each[0].decode(), op_of(each))
         return BEGINNING
 
     def _change(self, raw: Any) -> Change | None:
         """An entry of the log; None for one that others put there."""
-        words = _text(raw).split(" ", 5)
+        words = text_of(raw).split(" ", 5)
         if len(words) < 6 or not words[2].isdigit():
             return None
         op_id, lineage, seq, kind, result, name = words
@@ -256,7 +268,7 @@ class RedisStore:
             ],
             deadline,
         )
-        (seq, last), _, count = map(_checked, replies)
+        (seq, last), _, count = map(checked, replies)
         return Reached(int(seq or 0), (last or b"  ").split(b" ", 2)[1].decode()), int(count)
 
     async def forget(self, erasure: Erasure, lineages: Sequence[str], deadline: float, *, live: bool) -> None:
@@ -286,22 +298,30 @@ class RedisStore:
     def _asking(self, pool: LinkPool, deadline: float) -> Exchange:
         async def exchange(commands: Sequence[Command]) -> list[Any]:
             replies = await pool.use(deadline, lambda link: link.exchange(commands, deadline))
-            return [_checked(reply) for reply in replies]
+            return [checked(reply) for reply in replies]
 
         return exchange
+
+    async def publish(self, channel: str, message: bytes, deadline: float) -> None:
+        """See `Store.publish`. On a cluster the channel is of the namespace's slot, and heard by SSUBSCRIBE."""
+        if self._publish is None:
+            sharded = (await self.facts(deadline)).get("cluster_enabled") == "1"
+            self._publish = "SPUBLISH" if sharded else "PUBLISH"
+        # on the link of writes: to make another would look as if the server were another
+        await self._asking(self._writer, deadline)([(self._publish, self._keys.data(channel), message)])
 
     async def facts(self, deadline: float) -> Mapping[str, str]:
         """See `Store.facts`."""
         commands: list[Command] = [("INFO",), ("DBSIZE",), ("TIME",), ("XLEN", self._keys.log)]
         replies = await self._writer.use(deadline, lambda link: link.exchange(commands, deadline))
         found: dict[str, str] = {}
-        for line in _checked(replies[0]).decode("utf-8", "replace").splitlines():
+        for line in checked(replies[0]).decode("utf-8", "replace").splitlines():
             name, colon, value = line.partition(":")
             if colon:
                 found[name] = value
-        found["keys"] = str(_checked(replies[1]))
-        found["log"] = str(_checked(replies[3]))
-        seconds, micros = _checked(replies[2])
+        found["keys"] = str(checked(replies[1]))
+        found["log"] = str(checked(replies[3]))
+        seconds, micros = checked(replies[2])
         found["time"] = f"{int(seconds)}.{int(micros):06d}"
         found["kind"] = "valkey" if "valkey_version" in found else "redis"
         found["version"] = found.get("valkey_version") or found.get("redis_version", "")
@@ -312,78 +332,3 @@ class RedisStore:
         self._writer.close()
         self._readers.close()
         self._follower.cut()
-
-
-def _fields(op: Op) -> tuple[str | bytes, ...]:
-    """An op as the script's arguments."""
-    write = op.write
-    start, flags = f"{op.op_id}{op.hlc:016d}", op.live + 2 * op.merge + 4 * op.folded
-    match write:
-        case Put():
-            return (f"{start}p{flags}1", write.base or "", str(write.ttl), write.body)
-        case Append():
-            return (f"{start}a{flags}{len(write.items)}", "", str(write.ttl), *write.items)
-        case Delete():
-            return (f"{start}d{flags}0", write.base or "", "0")
-        case Touch():
-            return (f"{start}t{flags}0", "", str(write.ttl))
-        case _:
-            return (f"{start}b{flags}0", write.base or "", "0")
-
-
-def _outcome(batch: Batch, reply: Any) -> Outcome:
-    """The script's reply."""
-    status, seq, highest, results = reply[:4]
-    moved = status == b"moved"
-    if status not in (b"ok", b"moved"):
-        return Outcome("fenced" if status == b"fenced" else "gap", int(seq))
-    count = int(seq) - batch.first + 1 if moved else len(batch.ops)
-    current = reply[4] if moved and len(reply) > 4 else None
-    return Outcome("ok", int(seq), int(highest), _results(results, count), moved, current)
-
-
-def _results(joined: bytes, count: int) -> tuple[str, ...]:
-    """The script's results: "" stands for all ok."""
-    return tuple(joined.decode().split(",")) if joined else ("ok",) * count
-
-
-def _checked(reply: Any) -> Any:
-    if isinstance(reply, Refusal):
-        raise refused(reply)
-    return reply
-
-
-def _executed(replies: list[Any]) -> list[Any]:
-    """What EXEC brought, or the refusal that kept it from running."""
-    for reply in replies[:-1]:
-        _checked(reply)
-    executed: list[Any] = _checked(replies[-1])
-    return executed
-
-
-def _text(entry: Any) -> str:
-    """What an entry of the log says, "" for one that is not ours."""
-    fields = entry[1]
-    return fields[1].decode("utf-8", "surrogateescape") if len(fields) == 2 and fields[0] == b"c" else ""
-
-
-def _op_of(entry: Any) -> str:
-    return _text(entry).partition(" ")[0]
-
-
-def _told(ask: Ask, reply: Any) -> Told:
-    """A reply as the ask's answer; a key of another type is that answer's error alone."""
-    if isinstance(reply, Refusal):
-        error: RemanenceError = refused(reply, ask.key)
-        if isinstance(error, WrongKind):
-            return error
-        raise error
-    if isinstance(ask, Fetch):
-        if reply is None:
-            return None
-        body, etag, hlc = codec.split(reply)
-        return Record(ask.key, body, etag, hlc)
-    if isinstance(ask, Versions):
-        return once(map(read, reply))
-    told: list[bytes] | int = reply
-    return told

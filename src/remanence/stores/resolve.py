@@ -146,13 +146,13 @@ def patched(write: Patch, body: bytes | None) -> tuple[bytes, Any]:
     if start is None:
         raise EditRejected("there is no such record")
     try:
-        document = codec.decode(start, write.key)
+        document = codec.unpack(start, write.key) if codec.is_packed(start) else codec.decode(start, write.key)
     except CorruptRecord:
         raise EditRejected("the stored value cannot be read") from None
     if write.edits[0].path[:1] == ("value",) and not codec.is_state(document):
         document = {"value": document}  # stored by others, without the envelope of shared state
     document, result = apply_edits(document, write.edits)
-    return msgspec.json.encode(document), result
+    return codec.pack(document) if codec.is_packed(start) else msgspec.json.encode(document), result
 
 
 def _merge(intent: Intent, write: Put | Blank) -> Op:

@@ -171,6 +171,9 @@ class SQLiteStore:
         with self._reading(deadline) as shelf:
             return shelf.holders()
 
+    async def publish(self, channel: str, message: bytes, deadline: float) -> None:
+        """See `Store.publish`: there is nobody to tell."""
+
     async def facts(self, deadline: float) -> Mapping[str, str]:
         """See `Store.facts`."""
         with self._reading(deadline) as shelf:

@@ -11,8 +11,9 @@ from remanence.engine import BlockingEngine, shared_blocking
 from remanence.errors import InvalidSetting
 from remanence.faces.conversation_types import Asked, ConversationMemoryType, IWorkingMemory
 from remanence.faces.conversations import Conversations, process_settings, server_settings
+from remanence.options import Options
 from remanence.runtime.blocking import run
-from remanence.settings import Options, surroundings
+from remanence.settings import surroundings
 from remanence.sync.opening import Opened, blocking
 from remanence.sync.watching import watching
 

@@ -5,7 +5,7 @@ from typing import Any, Unpack
 
 from remanence.engine import shared_blocking
 from remanence.faces.messages import PROVIDERS, BaseMemory, Messages, chosen, opened
-from remanence.settings import Options
+from remanence.options import Options
 from remanence.sync.opening import Opened, blocking
 from remanence.sync.watching import watching
 

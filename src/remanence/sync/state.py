@@ -12,8 +12,9 @@ from remanence.faces.merging import Merge
 from remanence.faces.moves import Moves
 from remanence.faces.state import State, named
 from remanence.faces.values import value_of
+from remanence.options import Options
 from remanence.runtime.blocking import run
-from remanence.settings import Options, Settings
+from remanence.settings import Settings
 from remanence.stores.edits import EditRejected
 from remanence.sync.opening import Opened, blocking
 from remanence.sync.watching import watching

@@ -23,8 +23,9 @@ import redis
 from remanence.engine import BlockingEngine, shared_blocking
 from remanence.events import Event
 from remanence.model import Append, Receipt, Write
+from remanence.options import Options
 from remanence.runtime.blocking import run
-from remanence.settings import Options, Settings
+from remanence.settings import Settings
 from remanence.sync.state import Memory
 from remanence.wire.keys import Keyspace
 from remanence.wire.sqlite import Database

@@ -130,7 +130,7 @@ def stamped(body: bytes, op_id: str, hlc: int) -> bytes:
     stamp = b"%b%016d" % (op_id.encode(), hlc)
     if not _STAMP.fullmatch(stamp):
         raise InvalidArgument("a stamp is an op_id of 22 base64url characters and an hlc of 16 digits")
-    if body[:1] in (b"\x00", b"\x01"):
+    if is_packed(body):
         return body[:1] + stamp + body[1:]
     if not _DOCUMENT.match(body):
         raise InvalidArgument("only a JSON object with members or a flagged body can carry a stamp")
@@ -173,6 +173,11 @@ def pack(
     return bytes((RAW,)) + payload
 
 
+def is_packed(body: bytes) -> bool:
+    """Whether a body begins with a flag byte, as those that `pack` makes do."""
+    return body[:1] in (b"\x00", b"\x01")
+
+
 def _boxed(value: Any) -> Any:
     """A copy of plain `value` with the ints that msgpack has no room for as their decimal text."""
     if isinstance(value, dict):
@@ -184,7 +189,8 @@ def _boxed(value: Any) -> Any:
     return value
 
 
-def _unboxed(code: int, data: memoryview) -> int:
+def unboxed(code: int, data: memoryview) -> int:
+    """The int in an extension that `pack` made; raises ValueError for another one."""
     text = bytes(data)
     if code != _BIG_INT or not _DIGITS.fullmatch(text):
         raise ValueError("unknown extension")
@@ -197,6 +203,13 @@ def unpack(body: bytes, key: str, limit: int = MOST_BYTES) -> Any:
     Raises `CorruptRecord` naming `key` for bytes of another format, cut short, or growing past
     `limit` bytes, which is noticed while they grow.
     """
+    document = unpack_as(_ANYTHING, body, key, limit)
+    vouch(document, key)
+    return document
+
+
+def unpack_as(decoder: "msgspec.msgpack.Decoder[Any]", body: bytes, key: str, limit: int = MOST_BYTES) -> Any:
+    """As `unpack`, as a type; of what may be anything in it, `vouch` is still to say that it can be."""
     if not body or body[0] not in (RAW, ZLIB):
         flag = f"flag byte 0x{body[0]:02x}" if body else "no flag byte"
         raise CorruptRecord(f"{key!r} has {flag}, which is no known format; {_NO_PICKLE}")
@@ -204,17 +217,26 @@ def unpack(body: bytes, key: str, limit: int = MOST_BYTES) -> Any:
     if len(payload) > limit:
         raise CorruptRecord(f"{key!r} is larger than the limit of {limit} bytes")
     try:
-        document = msgspec.msgpack.decode(payload, ext_hook=_unboxed)
-        check(document, depth=MOST_DEPTH)
+        return decoder.decode(payload)
     except RecursionError:
         raise _too_deep(key) from None
-    except (msgspec.DecodeError, ValueError, UsageError):
+    except (msgspec.DecodeError, ValueError):
         # 0x80 opens a pickle, but is a whole (empty) msgpack document: it cannot go on
         why = _NO_PICKLE if payload[:1] == b"\x80" else "the bytes are damaged or of another system"
         raise CorruptRecord(f"{key!r} does not hold a packed document: {why}") from None
-    return document
 
 
+def vouch(document: Any, key: str) -> None:
+    """Raises `CorruptRecord` naming `key` where a decoded document has something that we could not have stored."""
+    try:
+        check(document, depth=MOST_DEPTH)
+    except RecursionError:
+        raise _too_deep(key) from None
+    except UsageError:
+        raise CorruptRecord(f"{key!r} does not hold a packed document: it has values that none can have") from None
+
+
+_ANYTHING: Final = msgspec.msgpack.Decoder(ext_hook=unboxed)
 _NO_PICKLE: Final = "pickled data of other systems is never loaded, because loading it can run any code"
 
 

@@ -13,7 +13,8 @@ TYPES: Final[tuple[MemoryType, ...]] = ("episodic", "semantic", "skill")
 
 Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
 Seconds = Annotated[float, msgspec.Meta(ge=0, le=10 * 366 * 86400)]
-Count = Annotated[int, msgspec.Meta(ge=0)]
+Count = Annotated[int, msgspec.Meta(ge=0, lt=1 << 62)]
+Moment = Annotated[datetime, msgspec.Meta(tz=True)]
 
 
 class WorkingMemoryStep(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -22,7 +23,7 @@ class WorkingMemoryStep(msgspec.Struct, frozen=True, kw_only=True, omit_defaults
     step_number: Count
     action: str
     observation: str
-    timestamp: datetime
+    timestamp: Moment
     reasoning: str = ""
     tool_calls: list[Any] = []
     success: bool = True
@@ -37,9 +38,9 @@ class Remembered(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """
 
     memory_id: str
-    created_at: datetime
-    updated_at: datetime
-    last_accessed: datetime
+    created_at: Moment
+    updated_at: Moment
+    last_accessed: Moment
     access_count: Count = 0
     importance: Share = 0.5
     tags: list[str] = []
@@ -48,7 +49,7 @@ class Remembered(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     source: str = ""
     trust: Share = 1.0
     pinned: bool = False
-    expires_at: datetime | None = None
+    expires_at: Moment | None = None
     """None: for ever."""
 
 

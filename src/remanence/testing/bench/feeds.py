@@ -8,9 +8,9 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack, closing
 
+from remanence.options import Options
 from remanence.protocols import Fetch
 from remanence.runtime.blocking import run
-from remanence.settings import Options
 from remanence.sync.state import Memory
 from remanence.testing.bench.rounds import Figure, repeated
 from remanence.testing.bench.samples import STATE, STATE_TEXT, Names

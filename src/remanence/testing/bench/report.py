@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any, Final
 
+from remanence.testing.bench.agents import AGENTS
 from remanence.testing.bench.feeds import FEEDS
 from remanence.testing.bench.limits import LIMITS
 from remanence.testing.bench.rounds import Figure
@@ -16,7 +17,7 @@ from remanence.testing.bench.workbench import Bench, Case, Untrue
 
 _ORDER: Final = ("applied", "journalled", "message", "hundred", "tasks", "tail", "away")
 _BY_NAME: Final = {case.name: case for case in (*STATES, *SESSIONS)}
-CASES: Final = (*(_BY_NAME[name] for name in _ORDER), *LIMITS, *FEEDS)
+CASES: Final = (*(_BY_NAME[name] for name in _ORDER), *LIMITS, *FEEDS, *AGENTS)
 HEADINGS: Final = ("what", "bar", "measured", "quartiles", "")
 
 

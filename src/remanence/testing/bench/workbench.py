@@ -10,14 +10,14 @@ from typing import Any, Literal
 import redis
 
 from remanence.model import Receipt
-from remanence.settings import Options
+from remanence.options import Options
 from remanence.sync.opening import Opened
 from remanence.sync.state import Memory
 from remanence.testing.bench.rounds import Figure, Timed, interleaved, nothing, ratio
 from remanence.testing.servers import HOST, Server
 
 DRAIN_SECONDS = 60.0
-Unit = Literal["x", "ms", "s", "/s", "MB"]
+Unit = Literal["x", "ms", "s", "/s", "MB", "kB"]
 
 
 @dataclass(frozen=True)

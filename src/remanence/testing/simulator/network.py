@@ -236,6 +236,10 @@ class Link:
         """See `Store.holders`."""
         return await self._ask(lambda store: store.holders(deadline), deadline)
 
+    async def publish(self, channel: str, message: bytes, deadline: float) -> None:
+        """See `Store.publish`."""
+        await self._ask(lambda store: store.publish(channel, message, deadline), deadline)
+
     async def facts(self, deadline: float) -> Mapping[str, str]:
         """See `Store.facts`."""
         return await self._ask(lambda store: store.facts(deadline), deadline)

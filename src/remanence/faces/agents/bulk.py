@@ -1,0 +1,90 @@
+"""Many memories at once: from another system, a file, or a generator that never ends."""
+
+from collections.abc import Callable, Iterable, Mapping
+from datetime import datetime
+from itertools import islice
+from typing import Any, Final
+
+import msgspec
+
+from remanence.errors import InvalidArgument, UsageError
+from remanence.faces.agents import records
+from remanence.faces.agents.catalogue import Entry, Told, entry_of
+from remanence.faces.agents.recall import Recall
+from remanence.faces.agents.types import AgentMemory, SkillMemory
+from remanence.model import Patch, Put
+
+TOGETHER: Final = 100
+"""Memories that are written, and put into the index, together."""
+_OURS: Final = frozenset({"updated_at", "last_accessed", "expires_at", "agent_id", "session_id", "pinned"})
+"""What is not the caller's to say."""
+
+
+class Bulk(Recall):
+    """The verb of many."""
+
+    async def load(self, memories: Iterable[Mapping[str, Any]], progress: Callable[[int], Any] | None = None) -> int:
+        """Save memories of any type, 100 at a time; how many there were.
+
+        Each is a mapping of `type` ("episodic", "semantic" or "skill") and the fields of such a memory, as its verb
+        (`save_episode`, `add_semantic`, `save_skill`) takes them; `created_at` is now, or a time with its zone. One
+        with a `memory_id` is stored under it: loaded again, it replaces itself. `progress` is called with how many
+        are stored. Raises as those verbs, naming the memory at fault; the hundreds before it are stored then.
+        """
+        await self.initialize()
+        given, done = iter(memories), 0
+        while some := list(islice(given, TOGETHER)):
+            await self._stored([self._loaded(each, f"memories[{done + at}]") for at, each in enumerate(some)])
+            done += len(some)
+            if progress is not None:
+                progress(done)
+        return done
+
+    def _loaded(self, given: Mapping[str, Any], place: str) -> tuple[AgentMemory, int]:
+        """The memory that a mapping means, and for how many milliseconds it lives."""
+        if not isinstance(given, Mapping) or given.get("type") not in records.CLASSES:
+            raise InvalidArgument(f"{place} must have a type: one of {', '.join(records.CLASSES)}")
+        try:
+            return self._made(given["type"], dict(given))
+        except UsageError as error:
+            raise type(error)(f"{place}: {error}") from None
+
+    def _made(self, name: Any, given: dict[str, Any]) -> tuple[AgentMemory, int]:
+        kind: type[AgentMemory] = records.CLASSES[name]
+        ttl = self._lifetime(name, {"ttl": given.pop("ttl")} if "ttl" in given else {})
+        del given["type"]
+        allowed = {field.name for field in msgspec.structs.fields(kind)} - _OURS
+        if unknown := sorted(map(str, set(given) - allowed)):
+            raise InvalidArgument(f"there is no field {unknown[0]!r:.60}: one of {', '.join(sorted(allowed))}")
+        memory_id = given.pop("memory_id", None) or self._id()
+        if kind is SkillMemory:
+            memory_id = records.skill_id(given.get("skill_name", ""))
+        self._key(name, memory_id)
+        for field in ("action_sequence", "steps"):
+            if field in given:
+                records.checked(given[field], field, self._settings)
+        memory: AgentMemory = self._new(kind, memory_id, ttl, {}, **given)
+        if not isinstance(memory.created_at, datetime) or memory.created_at.tzinfo is None:
+            raise InvalidArgument("created_at must be a time with its zone")
+        return memory, ttl
+
+    async def _stored(self, made: list[tuple[AgentMemory, int]]) -> None:
+        writes = [self._write_of(memory, ttl) for memory, ttl in made]
+        receipts = await self._write(*writes)
+        entries: list[Entry] = []
+        catalogue = self._librarian().catalogue
+        for (memory, _), write, receipt in zip(made, writes, receipts, strict=True):
+            if isinstance(write, Put):
+                told = Told("add", write.key.split(":", 2)[1], memory.memory_id, self.agent_id)
+                catalogue.expect(receipt.op_id, told)
+                entry = entry_of(write.key, write.body, receipt.op_id)
+            else:  # what it came to, the change log tells
+                entry = entry_of(write.key, write.default or b"", "")
+            entries += [] if entry is None else [entry]
+        await catalogue.take(entries)
+
+    def _write_of(self, memory: AgentMemory, ttl: int) -> Put | Patch:
+        if isinstance(memory, SkillMemory):
+            return self._saving(memory, ttl)
+        key = self._key(memory.__struct_config__.tag, memory.memory_id)  # type: ignore[arg-type] # one of the types
+        return Put(key, records.packed(memory, self._settings), ttl)

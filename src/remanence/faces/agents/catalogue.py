@@ -1,0 +1,263 @@
+"""What agents of this machine search: an index of memories and messages, and the memories as they were last seen.
+
+It is made of what the store holds and can be made anew at any time: by reading all once, then by following the change
+log (`following`). A process puts what it writes in at once, so that it finds it as soon as its call returns.
+Processes of one machine share the file.
+"""
+
+import contextlib
+import os
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from remanence import events
+from remanence.errors import CorruptRecord, RemanenceError
+from remanence.faces.agents.records import document, stored
+from remanence.protocols import Runtime
+from remanence.search.bodies import Bodies, Body
+from remanence.search.embedders import Embedder
+from remanence.search.sqlite import SQLiteIndex
+from remanence.search.types import EVERYTHING, NOTHING, Document, Favour, Filter, Hit, Mode
+from remanence.wire.sqlite import Database, FileDamaged, usable_folder
+
+_FOLLOWED: Final = "log"
+_CHANGING: Final = ("success", "importance", "trust", "expires", "uses")
+"""What of a document may change without its text."""
+_MINE: Final = 10_000
+
+
+class Entry(msgspec.Struct, frozen=True):
+    """A memory as it was seen, and as the index shall see it."""
+
+    body: Body
+    document: Document
+
+
+class Told(msgspec.Struct, frozen=True):
+    """What somebody did to a memory. `action` is add, update or delete."""
+
+    action: str
+    kind: str
+    memory_id: str
+    agent_id: str
+
+
+class Catalogue:
+    """The index's file, for callers that may not be held up."""
+
+    def __init__(
+        self, path: Path | None, embedder: Embedder | None, runtime: Runtime, tell: Callable[[events.Event], None]
+    ) -> None:
+        """`path` None: in memory alone. Opens nothing yet."""
+        self._path = path
+        self._runtime = runtime
+        self._tell = tell
+        self.mutex = threading.RLock()
+        self.index = SQLiteIndex(self._opened, embedder, runtime.wall, mutex=self.mutex)
+        self.mine: dict[str, Told] = {}
+        """What this process did, by the operation, until it is heard of."""
+        self._order: deque[str] = deque()
+        self.removed: Callable[[Sequence[str]], None] = lambda ids: None
+        """Hears of memories that are gone."""
+
+    def _opened(self) -> Database:
+        if self._path is None:
+            database = Database(":memory:")
+        else:
+            usable_folder(self._path.parent)
+            database = _database(self._path)
+        Bodies(database).prepare()
+        return database
+
+    # --- what this process wrote ----------------------------------------------------------------
+
+    async def wrote(self, op_id: str, told: Told, entry: Entry | None) -> None:
+        """Note that this process stored a memory, or deleted it (None). Where that fails, it is stored all the same."""
+        self.expect(op_id, told)
+        await self.take(
+            [] if entry is None else [entry], [f"memory:{told.kind}:{told.memory_id}"] if entry is None else []
+        )
+
+    def expect(self, op_id: str, told: Told) -> None:
+        """The change log will tell of this, which the catalogue knows by then."""
+        self._order.append(op_id)
+        self.mine[op_id] = told
+        if len(self._order) > _MINE:
+            self.mine.pop(self._order.popleft(), None)
+
+    async def take(self, entries: Sequence[Entry], gone: Sequence[str] = ()) -> None:
+        """Have what this process wrote found, and what it deleted found no more, if that can be."""
+        try:
+            await self.put(entries)
+            await self.remove(gone)
+        except RemanenceError as error:
+            self._tell(events.IndexFailed(str(error)))
+
+    async def put(self, entries: Sequence[Entry]) -> None:
+        """Have these found from now on, as they are now."""
+        if entries:
+            await self._runtime.aside(lambda: self._put(entries))
+
+    def _put(self, entries: Sequence[Entry]) -> None:
+        with self.mutex:
+            known = self._get([each.body.id for each in entries])
+            fresh: list[Entry] = []
+            amended: list[Entry] = []
+            for each in entries:
+                before = known.get(each.body.id)
+                if before is None or before.etag != each.body.etag:
+                    (amended if before is not None and _only_amended(before, each) else fresh).append(each)
+            if fresh:
+                bodies = [each.body for each in fresh]
+                self.index.put([each.document for each in fresh], lambda database: Bodies(database).put(bodies))
+            for each in amended:
+                self.index.amend(each.body.id, **{name: getattr(each.document, name) for name in _CHANGING})
+            if amended:
+                with self.index.beside() as database:
+                    Bodies(database).put([each.body for each in amended])
+
+    async def remove(self, ids: Sequence[str]) -> None:
+        """Have these found no more."""
+        if ids:
+            self.removed(ids)
+            await self._runtime.aside(lambda: self.index.remove(ids, lambda database: Bodies(database).remove(ids)))
+
+    # --- asking ---------------------------------------------------------------------------------
+
+    async def search(
+        self,
+        query: str,
+        *,
+        limit: int,
+        mode: Mode = "fused",
+        only: Filter = EVERYTHING,
+        favour: Favour = NOTHING,
+        explain: bool = False,
+    ) -> list[Hit]:
+        """See `SQLiteIndex.search`."""
+        search = self.index.search
+        return await self._runtime.aside(
+            lambda: search(query, limit=limit, mode=mode, only=only, favour=favour, explain=explain)
+        )
+
+    async def list(self, only: Filter, limit: int, after: str = "") -> tuple[list[str], str]:
+        """See `SQLiteIndex.list`."""
+        return await self._runtime.aside(lambda: self.index.list(only, limit, after))
+
+    async def bodies(self, ids: Sequence[str]) -> Mapping[str, Body]:
+        """Those of these memories that are here, as they were last seen."""
+        return await self._runtime.aside(lambda: self._get(ids))
+
+    def _get(self, ids: Sequence[str]) -> dict[str, Body]:
+        with self.index.beside() as database:
+            return Bodies(database).get(ids)
+
+    async def last(self, beginning: str) -> tuple[int, str]:
+        """How many ids begin like this, and the version of the last of them, "" where there is none."""
+
+        def told() -> tuple[int, str]:
+            with self.index.beside() as database:
+                return Bodies(database).last(beginning)
+
+        return await self._runtime.aside(told)
+
+    async def etags(self, beginning: str) -> dict[str, str]:
+        """The version of each whose id begins like this."""
+
+        def told() -> dict[str, str]:
+            with self.index.beside() as database:
+                return Bodies(database).etags(beginning)
+
+        return await self._runtime.aside(told)
+
+    async def counts(self) -> dict[str, int]:
+        """How many memories of each kind can be found."""
+        return await self._runtime.aside(self.index.counts)
+
+    # --- upkeep ---------------------------------------------------------------------------------
+
+    async def cursor(self) -> str | None:
+        """How far the log was followed, None before all was read once."""
+
+        def told() -> str | None:
+            with self.index.beside() as database:
+                return Bodies(database).cursor(_FOLLOWED)
+
+        return await self._runtime.aside(told)
+
+    async def reached(self, cursor: str) -> None:
+        """Note how far the log was followed."""
+
+        def note() -> None:
+            with self.index.beside() as database:
+                Bodies(database).reached(_FOLLOWED, cursor)
+
+        await self._runtime.aside(note)
+
+    async def sweep(self) -> None:
+        """Let go of memories whose time is over; they are not found in any case."""
+
+        def some() -> None:
+            while self.index.sweep():
+                with self.index.beside() as database:
+                    while gone := Bodies(database).gone(1000):
+                        Bodies(database).remove(gone)
+
+        await self._runtime.aside(some)
+
+    def let_go(self) -> None:
+        """Before a fork: close the file, which the next call opens anew."""
+        if self._path is not None:
+            self.index.let_go()
+
+    def close(self) -> None:
+        """Close the file for good."""
+        self.index.close()
+
+
+def _database(path: Path) -> Database:
+    """The file; where it is damaged, a new one, for it holds nothing that is not elsewhere."""
+    try:
+        database = Database(str(path))
+        database.run("SELECT count(*) FROM sqlite_schema")
+        return database
+    except FileDamaged:
+        for end in ("", "-wal", "-shm"):
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(f"{path}{end}")
+        return Database(str(path))
+
+
+def _only_amended(before: Body, entry: Entry) -> bool:
+    """Whether what was seen before differs in nothing that the memory is found by."""
+    try:
+        known = document(stored(before.body, before.id), before.id)
+    except CorruptRecord:
+        return False
+    if known is None:
+        return False
+    return (
+        msgspec.structs.replace(known, **{name: getattr(entry.document, name) for name in _CHANGING}) == entry.document
+    )
+
+
+def entry_of(key: str, body: bytes, etag: str) -> Entry | None:
+    """What a catalogue shall know of a stored memory; None of one that shall not be found.
+
+    Raises `CorruptRecord` where it is none.
+    """
+    seen = document(stored(body, key), key)
+    return None if seen is None else Entry(Body(key, etag, body), seen)
+
+
+def ids(entries: Iterable[Entry]) -> list[str]:
+    """Their ids."""
+    return [each.body.id for each in entries]
+
+
+__all__ = ["Catalogue", "Entry", "Told", "entry_of", "ids"]

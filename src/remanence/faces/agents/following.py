@@ -1,0 +1,394 @@
+"""Keeping a catalogue like its store: all is read once, and then what the change log tells of.
+
+The cursor is noted behind what was put in, so that whoever goes on from there misses nothing; what is told twice is
+put in once, for a memory's version is known. Nothing here is a promise to who writes: the catalogue can be made anew.
+"""
+
+import hashlib
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final
+
+from remanence import events
+from remanence.errors import CorruptRecord, InvalidArgument, RemanenceError, WorldError, WrongKind
+from remanence.faces.agents.catalogue import Catalogue, Entry, Told, entry_of
+from remanence.faces.agents.records import MESSAGE, PREFIXES, message_document, message_id, message_of, stored
+from remanence.model import RESYNC, Notice, Reading, Wanted
+from remanence.protocols import Ask, Fetch, Gateway, Length, Tail, Watching
+from remanence.search.bodies import Body
+from remanence.search.types import Document
+from remanence.stores.shelf import Lock
+
+AT_ONCE: Final = 100
+"""Memories that are read and put in together: what one trip carries, and a moment's embedding."""
+MESSAGES_AT_ONCE: Final = 200
+RETRY: Final = 0.5
+"""Seconds until a store that is away is tried again."""
+UPKEEP: Final = 5.0
+"""Seconds between looks for what has expired, and for what shall be written down."""
+_EPISODES: Final = ":episodes"
+
+Heard = Callable[[Told], None]
+
+
+class Follower:
+    """One process's part in keeping a catalogue."""
+
+    def __init__(
+        self,
+        gateway: Gateway,
+        catalogue: Catalogue,
+        tell: Callable[[events.Event], None],
+        *,
+        messages: str | None,
+        lock: Path | None,
+        deadline: float,
+    ) -> None:
+        """`messages`: what the keys of sessions begin with, None to leave them out. `lock`: who has it reads all."""
+        self._gateway = gateway
+        self._catalogue = catalogue
+        self._tell = tell
+        self._messages = messages
+        self._lock = lock
+        self._deadline = deadline
+        self._runtime = gateway.runtime
+        self._watch: Watching | None = None
+        self._busy = True
+        self._closed = False
+        self._ready = gateway.runtime.signal()
+        self._upkeep = 0.0
+        self.chores: list[Callable[[], Any]] = []
+        """Coroutine functions to be called every few seconds."""
+        self.listeners: list[Callable[[str, Told], Any]] = []
+        """Coroutine functions that are called with the operation and what it did, this process's own included."""
+
+    @property
+    def _prefixes(self) -> tuple[str, ...]:
+        found = tuple(PREFIXES.values())
+        return found if self._messages is None else (*found, self._messages)
+
+    async def ready(self, timeout: float) -> bool:
+        """Wait until all that was there has been read; False after `timeout` seconds."""
+        return await self._ready.wait(timeout)
+
+    async def level(self, timeout: float) -> bool:
+        """Wait until all that the store has applied by now can be found; False past the time, or where it is away."""
+        limit = self._runtime.monotonic() + timeout
+        watch = self._watch
+        try:
+            if watch is None or not await self.ready(timeout) or not await watch.level(timeout):
+                return False
+        except WorldError:  # what was heard before it went away is all there is
+            return False
+        while watch.waiting or self._busy:
+            if self._runtime.monotonic() >= limit or self._closed or watch.closed:
+                return False
+            await self._runtime.sleep(0.0005)
+        return True
+
+    def close(self) -> None:
+        """Follow no more."""
+        self._closed = True
+        if self._watch is not None:
+            self._watch.close()
+
+    async def run(self) -> None:
+        """Follow until closed."""
+        while not self._closed:
+            try:
+                await self._follow()
+            except WorldError:  # the store is away: whoever writes or reads tells of it
+                pass
+            except RemanenceError as error:
+                self._tell(events.IndexFailed(str(error)))
+            except Exception as error:  # a fault of ours: told, and tried again, for else nothing would be found
+                self._tell(events.IndexFailed(f"a fault inside ({type(error).__name__}): please report it"))
+            if not self._closed:
+                await self._runtime.sleep(RETRY)
+
+    async def _follow(self) -> None:
+        since = await self._catalogue.cursor()
+        with _reader(self._lock) as reads:
+            if since is None and not reads:
+                return  # another process reads all: soon there is a cursor
+            watch, fits = self._watching(since)
+            self._watch = watch
+            try:
+                if not fits and not await self._begin(watch):
+                    watch.close()
+                    return
+                self._ready.set()
+            except BaseException:
+                watch.close()
+                raise
+        try:
+            while not self._closed and not watch.closed:
+                await self._step(watch)
+        finally:
+            watch.close()
+
+    def _watching(self, since: str | None) -> tuple[Watching, bool]:
+        """A watch, and whether it goes on where the catalogue ends."""
+        wanted = Wanted((), self._prefixes)
+        try:
+            return self._gateway.watch(wanted, since), since is not None
+        except InvalidArgument:  # of another number of partitions, or of another kind of store
+            return self._gateway.watch(wanted, None), False
+
+    async def _begin(self, watch: Watching) -> bool:
+        """Read all that is there; False where the store could not be heard yet."""
+        if not await watch.ready(self._deadline):
+            return False
+        cursor = watch.cursor
+        await self._read_all()
+        await self._catalogue.reached(cursor)
+        return True
+
+    async def _step(self, watch: Watching) -> None:
+        self._busy = True
+        notices = await self._taken(watch)
+        if notices:
+            await self._handle(notices)
+            await self._catalogue.reached(watch.cursor)
+        self._busy = False
+        if self._runtime.monotonic() - self._upkeep >= UPKEEP:
+            self._upkeep = self._runtime.monotonic()
+            await self._catalogue.sweep()
+        for chore in self.chores:
+            await chore()
+        await watch.stirred(1.0)
+
+    async def _taken(self, watch: Watching) -> list[Notice]:
+        found: list[Notice] = []
+        while len(found) < AT_ONCE and watch.waiting and (notice := await watch.next(0.0)) is not None:
+            found.append(notice)
+        return found
+
+    # --- what changed -----------------------------------------------------------------------------
+
+    async def _handle(self, notices: Sequence[Notice]) -> None:
+        if any(each.kind == RESYNC and not each.key for each in notices):
+            await self._read_all()
+            return
+        latest = {each.key: each for each in notices if each.key and self._has_name(each.key)}
+        known = self._catalogue.mine
+        mine = {each.op_id: known.pop(each.op_id) for each in notices if each.op_id in known}
+        missed = await self._missed({key: each.op_id for key, each in latest.items() if each.op_id in mine}, mine)
+        others = [key for key, each in latest.items() if each.op_id not in mine]
+        told = await self._records([key for key in others if key.startswith(tuple(PREFIXES.values()))])
+        for key in others:
+            if self._is_session(key):
+                await self.session(key)
+        await self._records(missed)
+        for key in others:  # what was heard of before this process had noted that it wrote it
+            op_id = latest[key].op_id
+            if op_id in known:
+                mine[op_id] = known.pop(op_id)
+                told.pop(key, None)
+        for op_id, each in mine.items():
+            await self._announce(op_id, each)
+        for each in told.values():
+            await self._announce("", each)
+
+    async def _missed(self, written: Mapping[str, str], mine: Mapping[str, Told]) -> list[str]:
+        """Of what this process wrote last, what the catalogue does not know so: it failed, or another took it out."""
+        known = await self._catalogue.bodies(list(written))
+        return [
+            key
+            for key, op_id in written.items()
+            if (key in known if mine[op_id].action == "delete" else key not in known or known[key].etag != op_id)
+        ]
+
+    def _has_name(self, key: str) -> bool:
+        """Whether a key is text; those of other systems need not be, and no memory has such a one."""
+        if key.isascii():
+            return True
+        try:
+            key.encode()
+        except UnicodeEncodeError:
+            self._tell(events.RecordSkipped(ascii(key), 0, "its name is not UTF-8"))
+            return False
+        return True
+
+    async def _announce(self, op_id: str, told: Told) -> None:
+        for listener in self.listeners:
+            await listener(op_id, told)
+
+    def _is_session(self, key: str) -> bool:
+        return self._messages is not None and key.startswith(self._messages) and not key.endswith(_EPISODES)
+
+    async def _records(self, keys: Sequence[str]) -> dict[str, Told]:
+        """Have the catalogue know these memories as they are now; what was done to each that it did not know so."""
+        told: dict[str, Told] = {}
+        for start in range(0, len(keys), AT_ONCE):
+            some = keys[start : start + AT_ONCE]
+            before = await self._catalogue.bodies(some)
+            entries, gone = [], []
+            for key, record in zip(some, await self._asked([Fetch(key) for key in some]), strict=True):
+                entry = self._entry(key, record)
+                if entry is None:
+                    gone.append(key)
+                elif key not in before or before[key].etag != entry.body.etag:
+                    entries.append(entry)
+                    if key not in before or _changed(before[key], entry.body):
+                        told[key] = _told("update" if key in before else "add", entry.body)
+            told |= {key: _told("delete", before[key]) for key in gone if key in before}
+            await self._catalogue.put(entries)
+            await self._catalogue.remove(gone)
+        return told
+
+    def _entry(self, key: str, record: Any) -> Entry | None:
+        if record is None:
+            return None
+        try:
+            return entry_of(key, record.body, record.etag or _etag(record.body))
+        except CorruptRecord as error:
+            self._tell(events.RecordSkipped(key, 0, str(error)))
+            return None
+
+    async def _asked(self, asks: Sequence[Ask]) -> list[Any]:
+        """What the store answers; None for what cannot be read, which is told."""
+        try:
+            return [each.value for each in await self._gateway.read(asks, fresh=True)]
+        except (CorruptRecord, WrongKind):
+            return [await self._asked_alone(each) for each in asks]
+
+    async def _asked_alone(self, ask: Ask) -> Any:
+        try:
+            found: list[Reading[Any]] = await self._gateway.read([ask], fresh=True)
+            return found[0].value
+        except (CorruptRecord, WrongKind) as error:
+            self._tell(events.RecordSkipped(ask.key, 0, str(error)))
+            return None
+
+    # --- sessions ---------------------------------------------------------------------------------
+
+    async def session(self, key: str) -> None:
+        """Have the catalogue know the messages of a session: those that came, or none where it ended."""
+        count, last = await self._catalogue.last(f"{key}#")
+        length = await self._length(key)
+        if count and (length < count or last != await self._etag_at(key, count - 1)):
+            await self._catalogue.remove(list(await self._catalogue.etags(f"{key}#")))  # it ended, and another began
+            count = 0
+        while count < length:
+            items = await self._items(key, count, min(length, count + MESSAGES_AT_ONCE))
+            if not items:
+                return
+            await self._catalogue.put([self._message(key, at, item) for at, item in enumerate(items, count)])
+            count += len(items)
+
+    async def _length(self, key: str) -> int:
+        try:
+            return int((await self._gateway.read([Length(key)], fresh=True))[0].value)
+        except (CorruptRecord, RemanenceError) as error:
+            if isinstance(error, WorldError):
+                raise
+            return 0  # it is no list: another's
+
+    async def _items(self, key: str, start: int, stop: int) -> list[bytes]:
+        found: list[bytes] = (await self._gateway.read([Tail(key, start, stop - 1)], fresh=True))[0].value
+        return found
+
+    async def _etag_at(self, key: str, position: int) -> str:
+        items = await self._items(key, position, position + 1)
+        return _etag(items[0]) if items else ""
+
+    def _message(self, key: str, position: int, item: bytes) -> Entry:
+        assert self._messages is not None  # who asks has seen a session
+        id = message_id(key, position)
+        try:
+            message = message_of(item, id, self._messages)
+        except CorruptRecord:  # whoever reads the session tells of it
+            return Entry(Body(id, _etag(item), b"{}"), _nothing(id, position))
+        return Entry(Body(id, _etag(item), item), message_document(message, _moment(message.timestamp)))
+
+    # --- everything -------------------------------------------------------------------------------
+
+    async def _read_all(self) -> None:
+        """Have the catalogue know all that is there, and nothing else."""
+        for prefix in PREFIXES.values():
+            await self._read_kind(prefix)
+        if self._messages is not None:
+            before = {id.rpartition("#")[0] for id in await self._catalogue.etags(self._messages)}
+            async for keys in self._scanned(self._messages):
+                for key in keys:
+                    before.discard(key)
+                    if self._is_session(key):
+                        await self.session(key)
+            for key in before:
+                await self.session(key)
+
+    async def _read_kind(self, prefix: str) -> None:
+        before = set(await self._catalogue.etags(prefix))
+        async for keys in self._scanned(prefix):
+            before.difference_update(keys)
+            await self._records(keys)
+        await self._records(sorted(before))  # what the store does not have any more
+
+    async def _scanned(self, prefix: str) -> AsyncIterator[list[str]]:
+        cursor = ""
+        while True:
+            keys, cursor = await self._gateway.scan(prefix, cursor)
+            yield [key for key in dict.fromkeys(keys) if self._has_name(key)]
+            if not cursor or self._closed:
+                return
+
+
+class _reader:
+    """Holds the lock of who reads all; True inside where it was had, or where there is none to have."""
+
+    def __init__(self, path: Path | None) -> None:
+        self._path = path
+        self._lock: Lock | None = None
+
+    def __enter__(self) -> bool:
+        if self._path is None:
+            return True
+        try:
+            self._lock = Lock(self._path)
+        except BlockingIOError:
+            return False
+        return True
+
+    def __exit__(self, *error: object) -> None:
+        if self._lock is not None:
+            self._lock.release()
+
+
+def _nothing(id: str, position: int) -> Document:
+    """What stands for an entry that cannot be read, so that positions stay right: nothing finds it."""
+    return Document(id=id, text="", kind=MESSAGE, position=position, session=id.rpartition("#")[0])
+
+
+def _etag(body: bytes) -> str:
+    return hashlib.blake2b(body, digest_size=12).hexdigest()
+
+
+def _changed(before: Body, now: Body) -> bool:
+    """Whether somebody changed a memory. That it was used is noted in it, too, and is nothing to tell of."""
+    try:
+        return stored(before.body, before.id).updated_at != stored(now.body, now.id).updated_at
+    except CorruptRecord:
+        return True
+
+
+def _told(action: str, body: Body) -> Told:
+    _, kind, memory = body.id.split(":", 2)
+    try:
+        agent = stored(body.body, body.id).agent_id
+    except CorruptRecord:
+        agent = ""
+    return Told(action, kind, memory, agent)
+
+
+def _moment(timestamp: str) -> float:
+    """Seconds since the epoch; 0.0 for a time that cannot be read."""
+    try:
+        found = datetime.fromisoformat(timestamp)
+        return (found if found.tzinfo else found.replace(tzinfo=UTC)).timestamp()
+    except (ValueError, OverflowError):
+        return 0.0
+
+
+__all__ = ["Follower", "Heard"]

@@ -1,0 +1,124 @@
+"""What the faces of agents of one engine share: the catalogue, who keeps it, and which memories were used."""
+
+from collections.abc import Callable, Iterable, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final
+
+from remanence import events
+from remanence.errors import RemanenceError
+from remanence.faces.agents.catalogue import Catalogue
+from remanence.faces.agents.following import Follower
+from remanence.model import KEEP_TTL, Patch
+from remanence.protocols import Gateway, Task
+from remanence.search.embedders import Embedder
+from remanence.settings import Settings
+from remanence.stores.edits import edit
+
+MOST_USES: Final = 10_000
+"""Memories whose uses are gathered at most; further ones count when these are written down."""
+
+
+class Library:
+    """Opened with the first call of a face, closed with the engine."""
+
+    def __init__(
+        self,
+        gateway: Gateway,
+        settings: Settings,
+        path: Path | None,
+        embedder: Embedder | None,
+        tell: Callable[[events.Event], None],
+    ) -> None:
+        """`path`: the index's file, None for none. Starts to follow the store."""
+        self._gateway = gateway
+        self.tell = tell
+        self.catalogue = Catalogue(path, embedder, gateway.runtime, tell)
+        self.follower = Follower(
+            gateway,
+            self.catalogue,
+            tell,
+            messages=settings.key_prefix if settings.index_messages else None,
+            lock=None if path is None else path.with_suffix(".lock"),
+            deadline=settings.deadline,
+        )
+        self.uses = Uses(gateway, settings.use_interval)
+        self.catalogue.removed = self.uses.forget
+        self.follower.chores.append(self.uses.note_down)
+        self._task: Task = gateway.runtime.spawn("remanence-index", self.follower.run)
+        self._waited = False
+        self.published = ""
+        """The last operation that the channel was told of."""
+
+    async def ready(self, timeout: float) -> None:
+        """Wait once, at most `timeout` seconds, for what was there before this process."""
+        if not self._waited:
+            self._waited = True
+            await self.follower.ready(timeout)
+
+    async def close(self, timeout: float) -> None:
+        """Note down what was used, and let go of the file."""
+        self.follower.close()
+        await self.uses.note_down(now=True)
+        await self._task.join(timeout)
+        self.catalogue.close()
+
+
+class Uses:
+    """Which memories were found and used: gathered for some seconds, then noted in them together.
+
+    Uses that were not noted when a process is killed are lost; nothing is built on them but statistics.
+    """
+
+    def __init__(self, gateway: Gateway, interval: float) -> None:
+        """`interval`: seconds between two notes."""
+        self._gateway = gateway
+        self._interval = interval
+        self._mutex = gateway.runtime.mutex()
+        self._counts: dict[str, int] = {}
+        self._lifetimes: dict[str, int] = {}
+        self._noted = gateway.runtime.monotonic()
+
+    def used(self, keys: Iterable[str]) -> None:
+        """Memories were used."""
+        with self._mutex:
+            for key in keys:
+                if key in self._counts or len(self._counts) < MOST_USES:
+                    self._counts[key] = self._counts.get(key, 0) + 1
+
+    def extend(self, keys: Iterable[str], lifetime: int) -> None:
+        """Those of these that were used live for `lifetime` ms from the note on; KEEP_TTL: as long as before."""
+        with self._mutex:
+            for key in keys:
+                self._lifetimes[key] = lifetime
+
+    def forget(self, keys: Sequence[str]) -> None:
+        """These are gone: there is nothing to note in them."""
+        with self._mutex:
+            for key in keys:
+                self._counts.pop(key, None)
+
+    async def note_down(self, *, now: bool = False) -> None:
+        """Write down what was gathered, if it is time; `now`, in any case."""
+        runtime = self._gateway.runtime
+        if not self._counts or (not now and runtime.monotonic() - self._noted < self._interval):
+            return
+        self._noted = runtime.monotonic()
+        with self._mutex:
+            counts, self._counts = self._counts, {}
+            lifetimes, self._lifetimes = self._lifetimes, {}
+        patches = [_note(key, count, lifetimes.get(key, KEEP_TTL), runtime.wall()) for key, count in counts.items()]
+        try:
+            await self._gateway.write(patches, ack="journal")
+        except RemanenceError:  # the journal is full, or closed: statistics are not worth an error to anybody
+            return
+
+
+def _note(key: str, count: int, lifetime: int, wall: float) -> Patch:
+    edits = [
+        edit(("access_count",), "add", count),
+        edit(("last_accessed",), "set", datetime.fromtimestamp(wall, UTC).isoformat()),
+    ]
+    if lifetime > 0:
+        edits.append(edit(("expires_at",), "set", datetime.fromtimestamp(wall + lifetime / 1000, UTC).isoformat()))
+    return Patch(key, tuple(edits), lifetime)
