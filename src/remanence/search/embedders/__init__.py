@@ -1,5 +1,5 @@
 """How a text becomes a vector. The default is a table in the package; others are a step away."""
 
-from remanence.search.embedders.contract import Embedder, identity
+from remanence.search.embedders.contract import Embedder, TokenEmbedder, identity, tells_words
 
-__all__ = ["Embedder", "identity"]
+__all__ = ["Embedder", "TokenEmbedder", "identity", "tells_words"]
