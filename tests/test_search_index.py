@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from remanence.errors import Closed, InvalidArgument
-from remanence.search import fusion
+from remanence.search import fusion, late
 from remanence.search.query import STOP_WORDS, names, pieces, timed
 from remanence.search.query import asked as read
 from remanence.search.sqlite import SQLiteIndex
@@ -38,6 +38,17 @@ class Letters:
                     found[row, ord(letter) - 97] += 1
         lengths = np.linalg.norm(found, axis=1, keepdims=True)
         return found / np.where(lengths == 0, 1, lengths)
+
+
+class Words(Letters):
+    """The same, which tells what each word is as well."""
+
+    name = "words"
+    state_dimensions = 26
+
+    def embed_with_states(self, texts):
+        states = [self.embed(text.split()) for text in texts]
+        return self.embed(texts), [rows[np.any(rows, axis=1)] for rows in states]
 
 
 def opened(path=":memory:", embedder=None, now=NOW):
@@ -74,6 +85,12 @@ class Model:
         word = scaled({d.id: word[d.id] for d in candidates})
         near = scaled({d.id: near[d.id] or 0.0 for d in candidates})
         base = {d.id: 0.5 * word[d.id] + 0.5 * near[d.id] if meant else word[d.id] for d in candidates}
+        late = self.late(query, candidates) if meant else {}
+        if late:
+            late = {d.id: 0.0 for d in candidates} | scaled(late)
+            for d in candidates:
+                weights = (0.3, 0.2, 0.5) if d.speaker and not d.role else (0.25, 0.35, 0.4)
+                base[d.id] = sum(w * s[d.id] for w, s in zip(weights, (word, near, late), strict=True))
         return {d.id: base[d.id] + self.structure(told, d, candidates, base) for d in candidates}
 
     def structure(self, told, d, candidates, base):
@@ -105,6 +122,34 @@ class Model:
                     score += rarity * counts[term] * 2.2 / (counts[term] + 1.2 * (0.4 + 0.6 * long))
             best = max(best, score)
         return best
+
+    def late(self, query, candidates):
+        """How well each agrees with the question word by word; only those of which that is known."""
+        if not isinstance(self.embedder, Words):
+            return {}
+        question = self.embedder.embed_with_states([query])[1][0].astype(np.float64)
+        texts = [(d.id, self.states(piece)) for d in candidates for piece in self.parts(d)]
+        near = [(id, [max(q @ word for word in words) for q in question]) for id, words in texts if len(words)]
+        found: dict[str, float] = {}
+        for id, own in near:
+            told = []
+            for n, value in enumerate(own):
+                others = [values[n] for _, values in near]
+                told.append((max(max(others) - sum(others) / len(others), 1e-3), max(value, 0) ** 2))
+            total = sum(weight for weight, _ in told)
+            score = sum(weight * value for weight, value in told) / total
+            if len(told) > 6:
+                stretches = [told[at : at + 6] for at in range(len(told) - 5)]
+                best = max(sum(weight * value for weight, value in stretch) for stretch in stretches)
+                score = (score + best / total * len(told) / 6) / 2
+            found[id] = max(found.get(id, 0), score)
+        return found
+
+    def states(self, text):
+        """As they are stored: in int8, compared by their directions."""
+        rows = self.embedder.embed_with_states([text])[1][0]
+        rows = quantised(rows).astype(np.float64) if len(rows) else rows
+        return rows / np.linalg.norm(rows, axis=1, keepdims=True)
 
     def meant(self, query):
         return self.embedder is not None and bool(np.any(self.embedder.embed([query])))
@@ -184,7 +229,7 @@ filters = st.builds(
 )
 
 
-@settings(max_examples=60)
+@settings(max_examples=40)
 @given(
     held=st.lists(documents(), max_size=14),
     more=st.lists(documents(), max_size=4),
@@ -192,7 +237,7 @@ filters = st.builds(
     query=texts,
     mode=some(["fused", "keyword", "semantic"]),
     only=st.just(Filter()) | filters,
-    embedder=some([None, Letters()]),
+    embedder=some([None, Letters(), Words()]),
 )
 def test_a_search_is_what_the_model_says(held, more, removed, query, mode, only, embedder):
     placed = [msgspec.structs.replace(d, position=n % 7) for n, d in enumerate(held + more)]
@@ -218,12 +263,27 @@ def test_a_search_is_what_the_model_says(held, more, removed, query, mode, only,
     assert ids(best) == ids(found[:3])
 
 
+@settings(max_examples=40)
+@given(
+    held=st.lists(documents(), min_size=2, max_size=12, unique_by=lambda document: document.id),
+    query=st.lists(st.sampled_from(WORDS), min_size=1, max_size=12).map(" ".join),
+)
+def test_a_search_word_by_word_is_what_the_model_says(held, query):
+    placed = [msgspec.structs.replace(d, position=n) for n, d in enumerate(held)]
+    index = opened(embedder=Words())
+    index.put(placed)
+    expected = Model(placed, Words()).scores(query, "fused", Filter())
+    found = index.search(query, limit=50, explain=True)
+    assert {hit.id: hit.score for hit in found} == pytest.approx(expected, abs=1e-5)
+
+
 def seen(documents):
     return {(d.session, d.position) for d in documents if d.session}
 
 
 def test_the_model_speaks_of_the_constants_in_use():
-    assert (fusion.KEYWORD, fusion.MEANING, fusion.SESSION, fusion.REACH) == (0.5, 0.5, 0.3, 2)
+    assert (fusion.PLAIN, fusion.SESSION, fusion.REACH) == ((0.5, 0.5, 0), 0.3, 2)
+    assert (fusion.WRITTEN, fusion.SAID, late.STRETCH) == ((0.25, 0.35, 0.4), (0.3, 0.2, 0.5), 6)
     assert (fusion.SPEAKER, fusion.USER, fusion.WHEN) == (0.2, 0.25, 0.1)
     assert (fusion.NEIGHBOUR, fusion.NEIGHBOUR_OF_ROLES) == (0.2, 0.05)
 

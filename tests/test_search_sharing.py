@@ -9,7 +9,7 @@ import pytest
 from remanence.errors import Misconfigured
 from remanence.search.sqlite import SQLiteIndex
 from remanence.search.types import Document, Filter
-from remanence.wire.sqlite import Database
+from remanence.wire.sqlite import Database, sql_text
 
 
 class Counting:
@@ -29,6 +29,15 @@ class Counting:
                 place = ord(text[0]) % self.dimensions
                 found[row, -1 - place if self.turned else place] = 1
         return found
+
+
+class CountingWords(Counting):
+    """The same, which tells what each word is as well."""
+
+    state_dimensions = 8
+
+    def embed_with_states(self, texts):
+        return self.embed(texts), [Counting().embed(text.split()) for text in texts]
 
 
 def opened(path, embedder=None):
@@ -217,6 +226,46 @@ def test_without_an_embedder_there_is_nothing_to_embed_anew(path):
     assert ids(opened(path).search("boat")) == ["a"]
 
 
+# --- the states of words ----------------------------------------------------------------------------
+
+
+def parts(index, query):
+    return {hit.id: hit.parts for hit in index.search(query, explain=True)}
+
+
+def test_words_are_compared_whoever_wrote_them(path):
+    one, other = opened(path, CountingWords()), opened(path, CountingWords())
+    one.search("warm up")
+    other.put([Document(id="a", text="boat apple"), Document(id="b", text="boat cherry")])
+    assert parts(one, "apple boat")["a"]["words"] == parts(other, "apple boat")["a"]["words"] > 0
+    one.put([Document(id="a", text="apple")])
+    one.remove(["b"])
+    assert Database(str(path)).run("SELECT count(*) FROM states") == [(1,)]
+
+
+def test_states_of_another_embedder_are_never_compared(path):
+    held = {"a": Document(id="a", text="boat river"), "b": Document(id="b", text="rain")}
+    opened(path, CountingWords()).put(list(held.values()))
+    for embedder in (Counting(), CountingWords("other")):
+        assert "words" not in parts(opened(path, embedder), "river boat")["a"]
+    index = opened(path, CountingWords("other"))
+    assert list(index.reembed(lambda ids: held)) == [(2, 0)]
+    assert "words" in parts(index, "river boat")["a"]
+    assert Database(str(path)).run("SELECT embedder, count(*) FROM states GROUP BY 1") == [(3, 2)]
+
+
+def test_what_was_embedded_without_states_is_embedded_anew(path):
+    held = {"a": Document(id="a", text="boat river"), "b": Document(id="b", text="rain")}
+    opened(path, Counting()).put(list(held.values()))
+    index = opened(path, CountingWords())
+    index.put([Document(id="c", text="boat")])
+    first = index.search("boat", explain=True)
+    assert {hit.id for hit in first} == {"a", "c"}
+    assert all("words" in hit.parts for hit in first)
+    assert list(index.reembed(lambda ids: held)) == [(2, 0)]
+    assert len(index.search("boat", mode="semantic")) == 3
+
+
 # --- another version ------------------------------------------------------------------------------
 
 
@@ -225,3 +274,15 @@ def test_a_file_of_a_later_version_is_refused(path):
     Database(str(path)).run("UPDATE about SET value = '99' WHERE name = 'schema'")
     with pytest.raises(Misconfigured, match="later version"):
         opened(path).search("boat")
+
+
+def test_a_file_of_an_earlier_version_is_brought_up(path):
+    database = Database(str(path))
+    database.run(sql_text("search.sql"))
+    assert database.run("SELECT value FROM about WHERE name = 'schema'") == [("1",)]
+    database.close()
+    for _ in range(2):
+        index = opened(path, CountingWords())
+        index.put([Document(id="a", text="boat river")])
+        assert "words" in parts(index, "boat")["a"]
+    assert Database(str(path)).run("SELECT value FROM about WHERE name = 'schema'") == [("2",)]

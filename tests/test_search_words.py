@@ -10,10 +10,12 @@ from remanence.search.query import (
     Asked,
     asked,
     names,
+    parted,
     pieces,
     segmented,
     spelled_date,
     timed,
+    with_parts,
 )
 from remanence.wire.sqlite import Database
 
@@ -84,6 +86,32 @@ def test_a_long_text_is_read_in_part(tokens):
     begin = time.perf_counter()
     assert len(asked(text, tokens).terms) < 3_000
     assert time.perf_counter() - begin < 1
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("FinanceTool", "Finance Tool"),
+        ("getHTTPResponse2", "get HTTP Response2"),
+        ("my_findFlights()", "my_find Flights()"),
+        ("APIs PDFs NASA hello", "APIs PDFs NASA hello"),
+    ],
+)
+def test_joined_names_are_parted(name, words):
+    assert parted(f"the {name}.") == f"the {words}."
+
+
+def test_joined_names_are_found_whole_and_by_their_words(tokens):
+    held = tokens(with_parts("europeanCountries"))
+    assert held == tokens("europeanCountries european countries")
+    assert set(asked("EuropeanCountries", tokens).terms) == set(held)
+
+
+def test_joining_without_end_costs_no_time():
+    begun = time.perf_counter()
+    for text in ("aB" * 50_000, "A" * 100_000, "a" * 100_000 + "B", "AAaa" * 25_000, "_" * 100_000):
+        assert len(with_parts(text)) < 3 * len(text)
+    assert time.perf_counter() - begun < 2
 
 
 def test_ideographs_are_found_alone_and_in_pairs(tokens):

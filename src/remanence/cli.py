@@ -55,6 +55,7 @@ VERBS: Final = (
     Verb("forget", "erase keys, a conversation or a namespace for good, everywhere", "forget"),
     Verb("copy", "copy a namespace to another place while its agents go on, and verify it", "copy"),
     Verb("replicate", "keep a namespace in another place like this one, for ever", "replicate"),
+    Verb("model", "fetch, list and remove the weights of better embedders", "model"),
     Verb("bench", "measure what it costs, against plain redis-py on the same server", "bench"),
 )
 

@@ -219,6 +219,15 @@ class IndexFailed(Event, frozen=True):
     reason: str
 
 
+class Reembedded(Event, frozen=True):
+    """Memories were embedded anew, because the embedder is another than it was, or had been away."""
+
+    level = "INFO"
+    text = "{done} memories embedded anew, {left} parts left"
+    done: int
+    left: int
+
+
 class MemoryHeard(Event, frozen=True):
     """Another agent saved, changed or deleted a memory: `action` is add, update or delete."""
 

@@ -144,6 +144,7 @@ class AgentOptions(TypedDict, total=False):
     tls_ca: str
     tls_cert: str
     tls_key: str
+    models: str
 
 
 class Options(AgentOptions, total=False):

@@ -231,6 +231,8 @@ class Settings:
     tls_cert: str = option("", "REMANENCE_TLS_CERT", "file of this client's certificate (mTLS)")
     tls_key: str = option("", "REMANENCE_TLS_KEY", "file of this client's key (mTLS)")
 
+    models: str = option("", "REMANENCE_MODELS", "folder of fetched models; empty: beside the default `path`")
+
     @classmethod
     def build(cls, environ: Mapping[str, str] | None = None, /, **options: Any) -> "Settings":
         """Settings from explicit options over the environment (`os.environ` when None) over defaults.
@@ -289,6 +291,11 @@ class Settings:
     def folder(self) -> Path:
         """The folder of local files: `path`, or the platform's place for an application's data."""
         return Path(self.path).expanduser() if self.path else default_folder()
+
+    @property
+    def models_folder(self) -> Path:
+        """Where `remanence model fetch` puts weights, and embedders look for them."""
+        return Path(self.models).expanduser() if self.models else default_folder() / "models"
 
 
 FACE_SETTINGS = (

@@ -27,6 +27,7 @@ def configure(parser: ArgumentParser) -> None:
     )
     words = "retrieval PATH…: instead, how well search finds what answers the questions of sets in these folders"
     parser.add_argument("retrieval", nargs="*", help=words)
+    parser.add_argument("--embedder", default="static", help="of retrieval: static, minilm, ollama:MODEL and so on")
     parser.add_argument("--server", choices=("redis", "redis8", "valkey"), help="kind of server to start")
     parser.add_argument("--only", action="append", choices=names, metavar="CASE", help=", ".join(names))
     parser.add_argument("--quick", action="store_true", help="a first look, with a tenth of the work")
@@ -38,7 +39,7 @@ def run(call: Namespace, output: Output) -> int:
     if call.retrieval:
         if call.retrieval[0] != "retrieval":
             raise InvalidArgument(f"there is no benchmark named {call.retrieval[0]}: retrieval, or none for speed")
-        return retrieval.run(call.retrieval[1:], output)
+        return retrieval.run(call.retrieval[1:], call.embedder, output)
     cases = [case for case in CASES if not call.only or case.name in call.only]
     amount = QUICK if call.quick else FULL
     lines, facts = _measure(_kind(call.server), cases, amount, output)

@@ -8,15 +8,15 @@ import msgspec
 
 from remanence.commands.output import Output
 from remanence.errors import InvalidArgument
-from remanence.search.embedders.static import StaticEmbedder
+from remanence.search.embedders import embedder_from
 from remanence.search.sqlite import SQLiteIndex
 from remanence.testing.bench.retrieval import measured, table
 
 
-def run(paths: Sequence[str], output: Output) -> int:
+def run(paths: Sequence[str], embedder_name: str, output: Output) -> int:
     """Measure each set and print its table. Raises `InvalidArgument` for what is no set."""
     told = {}
-    embedder = StaticEmbedder()
+    embedder = embedder_from(embedder_name)
     for folder in sets(paths):
         output.note(f"{folder.name}…")
         try:
@@ -26,7 +26,7 @@ def run(paths: Sequence[str], output: Output) -> int:
         told[folder.name] = {category or "all": msgspec.structs.asdict(found) for category, found in measures.items()}
         for line in table(folder.name, measures):
             output.say(line)
-    output.facts({"embedder": embedder.name, "sets": told})
+    output.facts({"embedder": embedder_name, "sets": told})
     return 0
 
 

@@ -113,9 +113,10 @@ class Engine:
         self.embedder = embedder
 
     def _embedder(self, settings: Settings) -> "Embedder | None":
-        from remanence.search.embedders.choice import embedder_from
+        from remanence.search.embedders.factory import embedder_from
 
-        return embedder_from(settings.embedder if self.embedder is None else self.embedder)
+        chosen = settings.embedder if self.embedder is None else self.embedder
+        return embedder_from(chosen, models=settings.models_folder)
 
     def _index_file(self, settings: Settings) -> Path | None:
         """The file of the index, None where nothing is to be left on the disk."""

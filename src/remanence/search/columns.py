@@ -75,6 +75,7 @@ class Columns:
         self.ids: list[str] = []
         self._owners = np.zeros(0, dtype=np.int32)
         self._held = np.zeros(0, dtype=np.bool_)
+        self._numbers = np.zeros(0, dtype=np.int64)
         self.words = Words()
         self.vectors = Vectors(dimensions)
         self.kinds, self.agents, self.sessions, self.speakers = Codes(), Codes(), Codes(), Codes()
@@ -102,6 +103,11 @@ class Columns:
     def owners(self) -> NDArray[np.int32]:
         """The slot of each piece's document."""
         return self._owners[: self._pieces]
+
+    @property
+    def numbers(self) -> NDArray[np.int64]:
+        """The number of each piece in the file."""
+        return self._numbers[: self._pieces]
 
     @property
     def held(self) -> Flags | None:
@@ -135,6 +141,8 @@ class Columns:
         begin, self._pieces = self._pieces, self._pieces + len(pieces)
         self._owners = grown(self._owners, self._pieces)
         self._owners[begin : self._pieces] = owners
+        self._numbers = grown(self._numbers, self._pieces)
+        self._numbers[begin : self._pieces] = [piece.number for piece in pieces]
         self._held = grown(self._held, self._pieces)
         self._held[begin : self._pieces] = True
         self.words.add([piece.terms for piece in pieces], [piece.length for piece in pieces])

@@ -8,8 +8,9 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from remanence.search import fusion
+from remanence.search import fusion, late
 from remanence.search.columns import ROLES, Columns
+from remanence.search.meaning import Sought
 from remanence.search.query import MOST_TERMS, Asked, names
 from remanence.search.shelf import Shelf
 from remanence.search.types import Favour, Filter, Hit, Mode
@@ -20,18 +21,26 @@ Slots = NDArray[np.intp]
 _LOOKED_UP: Final = 512
 """Words of a question that are looked up; the rarest `MOST_TERMS` of them count."""
 _MOST_PIECES: Final = 8
+_MOST_LOOKED: Final = 2
+"""Pieces of a text that are compared word by word, the nearest first."""
 
 
 class Question(msgspec.Struct, frozen=True):
     """What is searched for."""
 
     asked: Asked
-    vector: NDArray[np.float32] | None
+    sought: Sought | None
+    embedder: int | None
     mode: Mode
     limit: int
     only: Filter
     favour: Favour
     now: float
+
+    @property
+    def vector(self) -> NDArray[np.float32] | None:
+        """What it means as a whole, if that is known."""
+        return None if self.sought is None else self.sought.vector
 
 
 class Search:
@@ -41,6 +50,7 @@ class Search:
         """Search what `shelf` and `columns`, which are of one moment, hold."""
         self._columns = columns
         self._question = question
+        self._shelf = shelf
         _, self._pieces, self._terms = shelf.totals()
         self._count = max(fusion.CANDIDATES, question.limit)
         self._admitted = columns.admitted(question.only, question.now)
@@ -52,7 +62,7 @@ class Search:
         if not len(slots):
             return []
         found = self._known(slots)
-        parts = self._parts(found)
+        parts = self._parts(slots, found)
         parts |= fusion.favoured(found, self._question.favour, self._question.now)
         scores = sum(parts.values(), np.zeros(len(slots)))
         places = fusion.order(scores, found)
@@ -67,13 +77,44 @@ class Search:
             parts={name: float(part[place]) for name, part in parts.items()} if explain else None,
         )
 
-    def _parts(self, found: fusion.Candidates) -> fusion.Parts:
+    def _parts(self, slots: Slots, found: fusion.Candidates) -> fusion.Parts:
         question = self._question
         if question.mode == "keyword":
             return {"keyword": fusion.scaled(found.keyword)}
         if question.mode == "semantic":
             return {"meaning": found.meaning}
-        return fusion.fused(found, question.asked.when, question.asked.mine, question.vector is not None)
+        told = (found, question.asked.when, question.asked.mine, question.vector is not None)
+        parts = fusion.fused(*told)
+        agreeing = self._agreeing(slots, sum(parts.values(), np.zeros(len(slots))))
+        return parts if agreeing is None else fusion.fused(*told, agreeing)
+
+    def _agreeing(self, slots: Slots, scores: fusion.Floats) -> fusion.Floats | None:
+        """How well the best by these scores agree with the question word by word; None if that is not known."""
+        sought = self._question.sought
+        if sought is None or sought.states is None:
+            return None
+        looked = best(scores, fusion.LOOKED)
+        places, owners = self._nearest_pieces(slots[looked], sought.vector)
+        numbers = self._columns.numbers[places].tolist()
+        states = self._shelf.states_of(numbers, self._question.embedder)
+        held = [row for row, number in enumerate(numbers) if number in states]
+        if not held:
+            return None
+        near = late.nearest(sought.states, [states[numbers[row]] for row in held])
+        found = np.full(len(slots), np.nan)
+        np.fmax.at(found, looked[owners[held]], late.agreement(near))
+        return found
+
+    def _nearest_pieces(self, slots: Slots, vector: NDArray[np.float32]) -> tuple[Slots, Slots]:
+        """The places of the pieces of each document that are nearest the question, and whose each is."""
+        places, counts = self._columns.places_of(slots)
+        owners = np.repeat(np.arange(len(slots)), counts)
+        if len(places) > len(slots):
+            order = np.lexsort((-self._columns.vectors.cosines(vector, places), owners))
+            ranks = np.arange(len(places)) - np.repeat(np.cumsum(counts) - counts, counts)
+            chosen = np.sort(order[ranks < _MOST_LOOKED])
+            places, owners = places[chosen], owners[chosen]
+        return places, owners
 
     # --- candidates
 
@@ -144,6 +185,7 @@ class Search:
             named=self._named(fact("speaker")),
             user=fact("role") == ROLES["user"],
             role=fact("role") > 0,
+            said=(fact("speaker") >= 0) & (fact("role") == 0),
             timed=fact("timed"),
             created=fact("created"),
             importance=fact("importance"),

@@ -4,7 +4,7 @@ Structure is what a memory store knows anyway: who spoke, in which session, next
 a better model. Weighted min-max fusion is used because reciprocal ranks measured worse than keywords alone.
 """
 
-from typing import Final
+from typing import Final, NamedTuple
 
 import msgspec
 import numpy as np
@@ -18,8 +18,23 @@ Numbers = NDArray[np.int64]
 
 CANDIDATES: Final = 300
 """The best of each list, by keyword and by meaning, that are looked at more closely."""
-KEYWORD: Final = 0.5
-MEANING: Final = 0.5
+LOOKED: Final = 200
+"""The best of the candidates, which are compared with the question word by word."""
+
+
+class Weights(NamedTuple):
+    """How much each way to match counts; together 1."""
+
+    keyword: float
+    meaning: float
+    late: float
+
+
+PLAIN: Final = Weights(0.5, 0.5, 0.0)
+"""Where the words' states are not known."""
+WRITTEN: Final = Weights(0.25, 0.35, 0.4)
+SAID: Final = Weights(0.3, 0.2, 0.5)
+"""Of a turn that somebody with a name said: it is short, and its one vector tells more of who and when than of what."""
 SPEAKER: Final = 0.2
 """The question names the speaker, or says "I" and the user said it."""
 USER: Final = 0.25
@@ -51,6 +66,8 @@ class Candidates(msgspec.Struct, frozen=True):
     user: Flags
     role: Flags
     """It is the user's or the assistant's."""
+    said: Flags
+    """Somebody with a name said it."""
     timed: Flags
     created: Floats
     importance: Floats
@@ -60,11 +77,19 @@ class Candidates(msgspec.Struct, frozen=True):
 Parts = dict[str, Floats]
 
 
-def fused(found: Candidates, when: bool, mine: bool, meaning: bool) -> Parts:
-    """What each reason gives each candidate; their sum is the score. Without `meaning`, keywords weigh for both."""
-    parts: Parts = {"keyword": (KEYWORD if meaning else KEYWORD + MEANING) * scaled(found.keyword)}
-    if meaning:
-        parts["meaning"] = MEANING * scaled(found.meaning)
+def fused(found: Candidates, when: bool, mine: bool, meaning: bool, late: Floats | None = None) -> Parts:
+    """What each reason gives each candidate; their sum is the score. Without `meaning`, keywords weigh for all.
+
+    `late` is how well each agrees word by word, NaN where that was not looked at; None where nothing was.
+    """
+    if not meaning:
+        parts: Parts = {"keyword": scaled(found.keyword)}
+    elif late is None:
+        parts = {"keyword": PLAIN.keyword * scaled(found.keyword), "meaning": PLAIN.meaning * scaled(found.meaning)}
+    else:
+        keyword, close, words = (np.where(found.said, said, other) for said, other in zip(SAID, WRITTEN, strict=True))
+        parts = {"keyword": keyword * scaled(found.keyword), "meaning": close * scaled(found.meaning)}
+        parts["words"] = words * scaled_known(late)
     base = sum(parts.values(), np.zeros(len(found.keyword)))
     parts["speaker"] = np.where(found.named | (found.user & mine), SPEAKER, 0.0)
     parts["user"] = np.where(found.user, USER, 0.0)
@@ -99,6 +124,14 @@ def scaled(scores: Floats) -> Floats:
         return scores
     low, high = scores.min(), scores.max()
     return np.asarray((scores - low) / (high - low) if high > low else np.zeros(len(scores)))
+
+
+def scaled_known(scores: Floats) -> Floats:
+    """The same for those that are known; 0 for the others, which are NaN."""
+    known = ~np.isnan(scores)
+    found = np.zeros(len(scores))
+    found[known] = scaled(scores[known])
+    return found
 
 
 def neighbours(base: Floats, session: Numbers, position: Numbers) -> Floats:

@@ -41,6 +41,7 @@ _ASKS_WHEN = re.compile(
 )
 _FIRST_PERSON = frozenset({"i", "me", "my", "mine", "myself"})
 _WORD = re.compile(r"\w+")
+_SEAM = re.compile(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z]{2})")
 
 Tokens = Callable[[str], Sequence[str]]
 """Cuts a text into words as the index keeps them: stemmed, in lower case."""
@@ -62,7 +63,7 @@ def asked(text: str, tokens: Tokens) -> Asked:
     text = text[:MOST_READ]
     spelled = segmented(text)
     words = _WORD.findall(spelled.lower())
-    kept = [word for word in words if word not in STOP_WORDS]
+    kept = [word for word in _WORD.findall(with_parts(spelled).lower()) if word not in STOP_WORDS]
     terms = tokens(" ".join(kept)) or tokens(spelled)
     return Asked(
         words=frozenset(words),
@@ -102,6 +103,18 @@ def spelled_date(text: str) -> str:
     except ValueError:
         return text
     return f"{found.day} {MONTHS[found.month - 1]} {found.year}"
+
+
+def parted(text: str) -> str:
+    """The text with names such as `findFlights` in words: find Flights."""
+    return _SEAM.sub(" ", text)
+
+
+def with_parts(text: str) -> str:
+    """The text with such names followed by their words: found as a whole and by each."""
+    if _SEAM.search(text) is None:
+        return text
+    return _WORD.sub(lambda word: word[0] if _SEAM.search(word[0]) is None else f"{word[0]} {parted(word[0])}", text)
 
 
 def segmented(text: str) -> str:

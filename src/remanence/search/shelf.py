@@ -19,6 +19,7 @@ _FIELDS = (
 )
 _PUT = f"INSERT INTO documents ({_FIELDS}, version) VALUES ({', '.join('?' * 16)}) RETURNING number"
 _PUT_PIECE = "INSERT INTO pieces (document, length, terms, embedder, vector) VALUES (?, ?, ?, ?, ?)"
+_PUT_STATES = "INSERT INTO states (piece, embedder, states) VALUES (last_insert_rowid(), ?, ?)"
 _LIST = "(SELECT value FROM json_each(?))"
 
 
@@ -28,6 +29,7 @@ class Piece(msgspec.Struct, frozen=True):
     length: int
     terms: bytes
     vector: bytes | None
+    states: bytes | None = None
 
 
 class StoredPiece(NamedTuple):
@@ -95,6 +97,8 @@ class Shelf:
         for piece in pieces:
             row = (number, piece.length, piece.terms, None if piece.vector is None else embedder, piece.vector)
             self._change(_PUT_PIECE, row)
+            if piece.states is not None:
+                self._change(_PUT_STATES, (embedder, piece.states))
         self._count(len(pieces), sum(piece.length for piece in pieces))
 
     def remove(self, id: str, version: int) -> bool:
@@ -108,6 +112,7 @@ class Shelf:
         """The same for a document of this number."""
         if not self.run("DELETE FROM documents WHERE number = ? RETURNING 1", (number,)):
             return False
+        self._change("DELETE FROM states WHERE piece IN (SELECT number FROM pieces WHERE document = ?)", (number,))
         lengths = self.run("DELETE FROM pieces WHERE document = ? RETURNING length", (number,))
         self._change("INSERT INTO gone (number, version) VALUES (?, ?)", (number, version))
         self._count(-len(lengths), -sum(length for (length,) in lengths))
@@ -175,6 +180,11 @@ class Shelf:
             f"WHERE document IN {_LIST} ORDER BY number"
         )
         return [StoredPiece(*row) for row in self.run(sql, (embedder, json.dumps(documents)))]
+
+    def states_of(self, pieces: Sequence[int], embedder: int | None) -> dict[int, bytes]:
+        """The states of the words of these pieces by their numbers, as far as `embedder` made them."""
+        sql = f"SELECT piece, states FROM states WHERE piece IN {_LIST} AND embedder = ?"
+        return dict(self.run(sql, (json.dumps(pieces), embedder)))
 
     def outdated(self, embedder: int, limit: int) -> list[tuple[int, str]]:
         """Documents with a piece that another embedder, or none, made the vector of."""

@@ -7,25 +7,24 @@ every process, as soon as the call that made it returns.
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import msgspec
 import numpy as np
-from numpy.typing import NDArray
 
-from remanence.errors import Closed, InvalidArgument, Misconfigured
+from remanence.errors import Closed, InvalidArgument, Misconfigured, WorldError
 from remanence.search import bm25
 from remanence.search.columns import Columns
-from remanence.search.embedders import Embedder, identity
+from remanence.search.embedders import Embedder
 from remanence.search.finding import Question, Search
 from remanence.search.listing import counted, listed, page_of
-from remanence.search.query import asked, pieces, segmented, timed
+from remanence.search.meaning import Made, Meaning
+from remanence.search.query import asked, pieces, segmented, timed, with_parts
 from remanence.search.shelf import KEPT, Piece, Shelf
 from remanence.search.types import EVERYTHING, MODES, NOTHING, Document, Favour, Filter, Hit, Mode
-from remanence.search.vectors import quantised
 from remanence.wire.sqlite import Database, sql_text
 
-SCHEMA: Final = 1
+SCHEMA: Final = 2
 _AMENDABLE: Final = frozenset({"success", "importance", "trust", "expires", "uses"})
 _SWEPT: Final = 1000
 
@@ -53,7 +52,7 @@ class SQLiteIndex:
         Without an `embedder`, memories are found by words and structure alone.
         """
         self._open = path if callable(path) else lambda: Database(path)
-        self._embedder = embedder
+        self._meaning = Meaning(embedder)
         self._clock = clock
         self._mutex = mutex if mutex is not None else nullcontext()
         self._database: Database | None = None
@@ -74,12 +73,15 @@ class SQLiteIndex:
     def put(self, documents: Sequence[Document], within: Callable[[Database], None] | None = None) -> None:
         """Add documents, all or none; one that is there already is replaced. `within` is called in the same commit.
 
-        Raises `InvalidArgument` for a document without id, or with text or numbers that cannot be stored.
+        While the embedder is away they are found by their words, until `reembed` makes what is owed. Raises
+        `InvalidArgument` for a document without id, or with text or numbers that cannot be stored.
         """
         latest = {document.id: _checked(document) for document in documents}
+        cut = _cut(list(latest.values()))
+        made = self._meaning.of_texts(cut.texts)  # outside: nobody waits for an embedder
         with self._mutex:
             database = self._connected()
-            prepared = self._prepared(list(latest.values()))
+            prepared = self._prepared(cut, made)
             with database.transaction():
                 shelf = Shelf(database)
                 version = shelf.next_version()
@@ -116,61 +118,56 @@ class SQLiteIndex:
         """Embed anew what another embedder embedded; yields (done, left) after each committed batch.
 
         It may be stopped after any batch and begun again, by this or another process. Until a document's turn
-        comes it is found by its words. What `source` no longer has is removed.
+        comes it is found by its words. What `source` no longer has is removed. Raises the embedder's error,
+        `Unavailable` or `Misconfigured`, where that is away; what was done so far stays.
         """
-        if self._embedder is None:
+        if not self._meaning:
             return
+        self._meaning.ask()
         done = 0
         while True:
-            with self._mutex:
-                left = self._reembed_some(source, batch)
+            left = self._reembed_some(source, batch)
             if left is None:
                 return
             done += left[0]
             yield done, left[1]
 
     def _reembed_some(self, source: Source, batch: int) -> tuple[int, int] | None:
-        database = self._connected()
-        assert self._maker is not None
-        rows = Shelf(database).outdated(self._maker, batch)
+        with self._mutex:
+            database = self._connected()
+            assert self._maker is not None
+            rows = Shelf(database).outdated(self._maker, batch)
         if not rows:
             return None
         found = source([id for _, id in rows])
-        wanted = [_checked(found[id]) for _, id in rows if id in found]
-        prepared = {document.id: (document, made) for document, made in self._prepared(wanted)}
-        with database.transaction():  # not while it was embedded: others write meanwhile
-            shelf = Shelf(database)
-            version = shelf.next_version()
-            for number, id in rows:
-                if shelf.remove_number(number, version) and id in prepared:
-                    self._shelve(shelf, *prepared[id], version)
-            return len(rows), shelf.outdated_count(self._maker)
+        cut = _cut([_checked(found[id]) for _, id in rows if id in found])
+        made = self._meaning.surely(cut.texts)
+        with self._mutex:
+            database = self._connected()
+            prepared = {document.id: (document, pieces) for document, pieces in self._prepared(cut, made)}
+            with database.transaction():  # not while it was embedded: others write meanwhile
+                shelf = Shelf(database)
+                version = shelf.next_version()
+                for number, id in rows:
+                    if shelf.remove_number(number, version) and id in prepared:
+                        self._shelve(shelf, *prepared[id], version)
+                return len(rows), shelf.outdated_count(self._maker)
 
     def _shelve(self, shelf: Shelf, document: Document, prepared: Sequence[Piece], version: int) -> None:
         when = timed(f"{document.text} {document.caption}")
         shelf.put(document, when, prepared, self._maker, version)
 
-    def _prepared(self, documents: Sequence[Document]) -> list[tuple[Document, list[Piece]]]:
-        """The pieces of each document, embedded together. Nothing is stored yet."""
-        cut = [
-            pieces(document.text, "" if document.role else document.speaker, document.caption, document.date)
-            for document in documents
-        ]
-        texts = [text for parts in cut for text in parts]
-        vectors = iter(self._vectors(texts))
+    def _prepared(self, cut: "_Cut", made: Sequence[Made]) -> list[tuple[Document, list[Piece]]]:
+        """The pieces of each document as they are stored. Nothing is stored yet."""
+        meanings = iter(made)
         found = []
-        for document, parts in zip(documents, cut, strict=True):
-            made = []
+        for document, parts in zip(cut.documents, cut.parts, strict=True):
+            stored = []
             for text in parts:
-                terms = self._tokens(segmented(text))
-                made.append(Piece(len(terms), bm25.packed(terms), next(vectors)))
-            found.append((document, made))
+                terms = self._tokens(with_parts(segmented(text)))
+                stored.append(Piece(len(terms), bm25.packed(terms), *next(meanings)))
+            found.append((document, stored))
         return found
-
-    def _vectors(self, texts: Sequence[str]) -> list[bytes | None]:
-        if self._embedder is None or not texts:
-            return [None] * len(texts)
-        return [row.tobytes() for row in quantised(self._embedder.embed(texts))]
 
     def _tokens(self, text: str) -> list[str]:
         return self._connected().tokens(text)
@@ -191,15 +188,19 @@ class SQLiteIndex:
 
         `mode` "keyword" and "semantic" go by words or by meaning alone; "fused" by both, and by who spoke, when, in
         which session and next to what. Any text is a query; one without a known word is answered by meaning alone.
+        While the embedder is away, "fused" goes without it, and `away` tells why; "semantic" raises its error.
         Raises `InvalidArgument` for a limit below 1, another mode, or a filter with a wrong type.
         """
         if mode not in MODES or not isinstance(limit, int) or limit < 1 or not isinstance(query, str):
             raise InvalidArgument(f"a query is text, its limit at least 1, its mode one of {', '.join(MODES)}")
         only, favour = _converted(only, Filter), _converted(favour, Favour)
+        sought = None if mode == "keyword" else self._meaning.of_question(query)
+        if mode == "semantic" and self.away is not None:
+            raise type(self.away)(*self.away.args) from self.away
         with self._mutex, self._reading() as shelf:
             columns = self._refreshed(shelf)
             told = asked(query, self._tokens)
-            question = Question(told, self._question_vector(query, mode), mode, limit, only, favour, self._clock())
+            question = Question(told, sought, self._maker, mode, limit, only, favour, self._clock())
             return Search(shelf, columns, question).hits(explain)
 
     def list(self, only: Filter = EVERYTHING, limit: int = 100, after: str = "") -> tuple[list[str], str]:
@@ -211,11 +212,10 @@ class SQLiteIndex:
         with self._mutex, self._reading() as shelf:
             return listed(self._refreshed(shelf), only, limit, place, self._clock())
 
-    def _question_vector(self, query: str, mode: Mode) -> NDArray[np.float32] | None:
-        if self._embedder is None or mode == "keyword":
-            return None
-        (vector,) = self._embedder.embed([query])
-        return vector if np.any(vector) else None
+    @property
+    def away(self) -> WorldError | None:
+        """Why the embedder could not be used the last time that it was needed; None when it could."""
+        return self._meaning.away
 
     def __len__(self) -> int:
         with self._mutex, self._reading() as shelf:
@@ -239,7 +239,7 @@ class SQLiteIndex:
         return self._columns
 
     def _loaded(self, shelf: Shelf) -> Columns:
-        columns = Columns(self._embedder.dimensions if self._embedder is not None else 0)
+        columns = Columns(self._meaning.dimensions if self._maker is not None else 0)
         for page in shelf.pages():
             columns.add(page, shelf.pieces_of([row.number for row in page], self._maker))
         return columns
@@ -293,11 +293,20 @@ class SQLiteIndex:
         if self._database is None or self._owner != os.getpid():
             database = self._open()
             _prepare(database)
-            if self._embedder is not None:
-                with database.transaction():
-                    self._maker = Shelf(database).embedder(identity(self._embedder))
             self._database, self._owner = database, os.getpid()
+            self._learn_maker(database)
+        elif self._maker is None:
+            self._learn_maker(self._database)
         return self._database
+
+    def _learn_maker(self, database: Database) -> None:
+        identity = self._meaning.known()
+        if identity is not None:
+            before = self._maker
+            with database.transaction():
+                self._maker = Shelf(database).embedder(identity)
+            if self._maker != before:
+                self._columns = None  # they were read without its vectors
 
 
 def _prepare(database: Database) -> None:
@@ -306,12 +315,34 @@ def _prepare(database: Database) -> None:
         if not database.run("SELECT 1 FROM sqlite_schema WHERE name = 'about'"):
             database.run(sql_text("search.sql"))
         found = int(database.run("SELECT value FROM about WHERE name = 'schema'")[0][0])
+        if found < 2:
+            database.run(sql_text("search_states.sql"))
     if found > SCHEMA:
         database.close()
         raise Misconfigured(
             f"{database.path} was written by a later version of Remanence (its format is {found}, "
             f"this version knows {SCHEMA}): upgrade remanence here"
         )
+
+
+class _Cut(NamedTuple):
+    """Documents with the pieces of their texts."""
+
+    documents: Sequence[Document]
+    parts: Sequence[Sequence[str]]
+
+    @property
+    def texts(self) -> list[str]:
+        """The pieces of all."""
+        return [text for parts in self.parts for text in parts]
+
+
+def _cut(documents: Sequence[Document]) -> _Cut:
+    parts = [
+        pieces(document.text, "" if document.role else document.speaker, document.caption, document.date)
+        for document in documents
+    ]
+    return _Cut(documents, parts)
 
 
 def _checked(document: Document) -> Document:

@@ -9,7 +9,7 @@ import contextlib
 import os
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -17,7 +17,7 @@ import msgspec
 
 from remanence import events
 from remanence.errors import CorruptRecord, RemanenceError
-from remanence.faces.agents.records import document, stored
+from remanence.faces.agents.records import document, seen_message, stored
 from remanence.protocols import Runtime
 from remanence.search.bodies import Bodies, Body
 from remanence.search.embedders import Embedder
@@ -51,9 +51,15 @@ class Catalogue:
     """The index's file, for callers that may not be held up."""
 
     def __init__(
-        self, path: Path | None, embedder: Embedder | None, runtime: Runtime, tell: Callable[[events.Event], None]
+        self,
+        path: Path | None,
+        embedder: Embedder | None,
+        runtime: Runtime,
+        tell: Callable[[events.Event], None],
+        messages: str = "",
     ) -> None:
-        """`path` None: in memory alone. Opens nothing yet."""
+        """`path` None: in memory alone. `messages`: what the keys of sessions begin with. Opens nothing yet."""
+        self._messages = messages
         self._path = path
         self._runtime = runtime
         self._tell = tell
@@ -104,22 +110,21 @@ class Catalogue:
             await self._runtime.aside(lambda: self._put(entries))
 
     def _put(self, entries: Sequence[Entry]) -> None:
-        with self.mutex:
-            known = self._get([each.body.id for each in entries])
-            fresh: list[Entry] = []
-            amended: list[Entry] = []
-            for each in entries:
-                before = known.get(each.body.id)
-                if before is None or before.etag != each.body.etag:
-                    (amended if before is not None and _only_amended(before, each) else fresh).append(each)
-            if fresh:
-                bodies = [each.body for each in fresh]
-                self.index.put([each.document for each in fresh], lambda database: Bodies(database).put(bodies))
-            for each in amended:
-                self.index.amend(each.body.id, **{name: getattr(each.document, name) for name in _CHANGING})
-            if amended:
-                with self.index.beside() as database:
-                    Bodies(database).put([each.body for each in amended])
+        known = self._get([each.body.id for each in entries])
+        fresh: list[Entry] = []
+        amended: list[Entry] = []
+        for each in entries:
+            before = known.get(each.body.id)
+            if before is None or before.etag != each.body.etag:
+                (amended if before is not None and _only_amended(before, each) else fresh).append(each)
+        if fresh:
+            bodies = [each.body for each in fresh]
+            self.index.put([each.document for each in fresh], lambda database: Bodies(database).put(bodies))
+        for each in amended:
+            self.index.amend(each.body.id, **{name: getattr(each.document, name) for name in _CHANGING})
+        if amended:
+            with self.index.beside() as database:
+                Bodies(database).put([each.body for each in amended])
 
     async def remove(self, ids: Sequence[str]) -> None:
         """Have these found no more."""
@@ -178,6 +183,26 @@ class Catalogue:
     async def counts(self) -> dict[str, int]:
         """How many memories of each kind can be found."""
         return await self._runtime.aside(self.index.counts)
+
+    async def reembed(self) -> AsyncIterator[tuple[int, int]]:
+        """See `SQLiteIndex.reembed`."""
+        steps = self.index.reembed(self._documents)
+        while (step := await self._runtime.aside(lambda: next(steps, None))) is not None:
+            yield step
+
+    def _documents(self, ids: Sequence[str]) -> dict[str, Document]:
+        """These memories and messages as the index sees them."""
+        found: dict[str, Document] = {}
+        for id, body in self._get(ids).items():
+            with contextlib.suppress(CorruptRecord):  # who reads it tells of it
+                seen = self._seen(body)
+                found |= {} if seen is None else {id: seen}
+        return found
+
+    def _seen(self, body: Body) -> Document | None:
+        if body.id.startswith("memory:"):
+            return document(stored(body.body, body.id), body.id)
+        return seen_message(body.id, body.body, self._messages)
 
     # --- upkeep ---------------------------------------------------------------------------------
 

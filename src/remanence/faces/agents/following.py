@@ -6,14 +6,13 @@ put in once, for a memory's version is known. Nothing here is a promise to who w
 
 import hashlib
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
 from remanence import events
 from remanence.errors import CorruptRecord, InvalidArgument, RemanenceError, WorldError, WrongKind
 from remanence.faces.agents.catalogue import Catalogue, Entry, Told, entry_of
-from remanence.faces.agents.records import MESSAGE, PREFIXES, message_document, message_id, message_of, stored
+from remanence.faces.agents.records import MESSAGE, PREFIXES, message_id, seen_message, stored
 from remanence.model import RESYNC, Notice, Reading, Wanted
 from remanence.protocols import Ask, Fetch, Gateway, Length, Tail, Watching
 from remanence.search.bodies import Body
@@ -296,12 +295,12 @@ class Follower:
 
     def _message(self, key: str, position: int, item: bytes) -> Entry:
         assert self._messages is not None  # who asks has seen a session
-        id = message_id(key, position)
+        id, etag = message_id(key, position), _etag(item)
         try:
-            message = message_of(item, id, self._messages)
-        except CorruptRecord:  # whoever reads the session tells of it
-            return Entry(Body(id, _etag(item), b"{}"), _nothing(id, position))
-        return Entry(Body(id, _etag(item), item), message_document(message, _moment(message.timestamp)))
+            seen = seen_message(id, item, self._messages)
+        except CorruptRecord:  # whoever reads the session tells of it; its place is kept, so that others stay right
+            seen, item = Document(id=id, text="", kind=MESSAGE, position=position, session=key), b"{}"
+        return Entry(Body(id, etag, item), seen)
 
     # --- everything -------------------------------------------------------------------------------
 
@@ -356,11 +355,6 @@ class _reader:
             self._lock.release()
 
 
-def _nothing(id: str, position: int) -> Document:
-    """What stands for an entry that cannot be read, so that positions stay right: nothing finds it."""
-    return Document(id=id, text="", kind=MESSAGE, position=position, session=id.rpartition("#")[0])
-
-
 def _etag(body: bytes) -> str:
     return hashlib.blake2b(body, digest_size=12).hexdigest()
 
@@ -380,15 +374,6 @@ def _told(action: str, body: Body) -> Told:
     except CorruptRecord:
         agent = ""
     return Told(action, kind, memory, agent)
-
-
-def _moment(timestamp: str) -> float:
-    """Seconds since the epoch; 0.0 for a time that cannot be read."""
-    try:
-        found = datetime.fromisoformat(timestamp)
-        return (found if found.tzinfo else found.replace(tzinfo=UTC)).timestamp()
-    except (ValueError, OverflowError):
-        return 0.0
 
 
 __all__ = ["Follower", "Heard"]

@@ -19,6 +19,10 @@ MOST_USES: Final = 10_000
 """Memories whose uses are gathered at most; further ones count when these are written down."""
 
 
+EMBEDDING: Final = 10.0
+"""Seconds until an embedder that was away is tried again."""
+
+
 class Library:
     """Opened with the first call of a face, closed with the engine."""
 
@@ -33,7 +37,8 @@ class Library:
         """`path`: the index's file, None for none. Starts to follow the store."""
         self._gateway = gateway
         self.tell = tell
-        self.catalogue = Catalogue(path, embedder, gateway.runtime, tell)
+        self.embedder = embedder
+        self.catalogue = Catalogue(path, embedder, gateway.runtime, tell, settings.key_prefix)
         self.follower = Follower(
             gateway,
             self.catalogue,
@@ -45,7 +50,10 @@ class Library:
         self.uses = Uses(gateway, settings.use_interval)
         self.catalogue.removed = self.uses.forget
         self.follower.chores.append(self.uses.note_down)
-        self._task: Task = gateway.runtime.spawn("remanence-index", self.follower.run)
+        self._closing = gateway.runtime.signal()
+        self._tasks: list[Task] = [gateway.runtime.spawn("remanence-index", self.follower.run)]
+        if embedder is not None:
+            self._tasks.append(gateway.runtime.spawn("remanence-embed", self._embed))
         self._waited = False
         self.published = ""
         """The last operation that the channel was told of."""
@@ -59,9 +67,27 @@ class Library:
     async def close(self, timeout: float) -> None:
         """Note down what was used, and let go of the file."""
         self.follower.close()
+        self._closing.set()
         await self.uses.note_down(now=True)
-        await self._task.join(timeout)
+        for task in self._tasks:
+            await task.join(timeout)
         self.catalogue.close()
+
+    async def _embed(self) -> None:
+        """Embed anew what another embedder did, and what this one owes because it was away."""
+        owing = True
+        while True:
+            try:
+                if owing:
+                    async for done, left in self.catalogue.reembed():
+                        self.tell(events.Reembedded(done, left))
+                        if await self._closing.wait(0.0):
+                            return
+            except RemanenceError:  # the embedder is away, as those who search are told, or the file is closed
+                pass
+            if await self._closing.wait(EMBEDDING):
+                return
+            owing = self.catalogue.index.away is not None
 
 
 class Uses:

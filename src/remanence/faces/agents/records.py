@@ -7,6 +7,7 @@ made of its name, so that agents who save the same skill at once save one. Worki
 
 import hashlib
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from typing import Any, Final
 
 import msgspec
@@ -265,3 +266,18 @@ def message_document(message: SessionMessage, created: float) -> Document:
         date=message.timestamp[:10],
         created=created,
     )
+
+
+def seen_message(id: str, item: bytes, prefix: str) -> Document:
+    """An entry of a session as an index sees it. Raises `CorruptRecord` where it is no message."""
+    message = message_of(item, id, prefix)
+    return message_document(message, _moment(message.timestamp))
+
+
+def _moment(timestamp: str) -> float:
+    """Seconds since the epoch; 0.0 for a time that cannot be read."""
+    try:
+        found = datetime.fromisoformat(timestamp)
+        return (found if found.tzinfo else found.replace(tzinfo=UTC)).timestamp()
+    except (ValueError, OverflowError):
+        return 0.0

@@ -9,8 +9,10 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from remanence.search.embedders.static import FOLDER as TABLE
 from remanence.search.embedders.weights import found
 from remanence.search.embedders.wordpiece import WordPiece
+from remanence.search.query import STOP_WORDS
 
 Floats = NDArray[np.float32]
 
@@ -29,11 +31,13 @@ _BATCH: Final = 4096
 class MiniLMEmbedder:
     """Means by the model itself: better than the static table and some hundred times slower. 90 MB of memory.
 
-    Fetch the weights with `remanence model fetch minilm`.
+    Fetch the weights with `remanence model fetch minilm`. It tells the states of words too, reduced to 96 numbers
+    by a table that tools/make_state_basis.py makes: those of stop words and punctuation are left out.
     """
 
     name = "all-MiniLM-L6-v2"
     dimensions = WIDTH
+    state_dimensions = 96
 
     def __init__(self, folder: Path) -> None:
         """Use the weights in `folder`, loaded when first needed. Raises `Misconfigured` where they are missing."""
@@ -43,6 +47,10 @@ class MiniLMEmbedder:
     def _model(self) -> "MiniLM":
         return MiniLM(self._folder)
 
+    @cached_property
+    def _basis(self) -> Floats:
+        return np.asarray(np.load(TABLE / "states.npy"), dtype=np.float32)
+
     def embed(self, texts: Sequence[str]) -> Floats:
         """One row for each text, of length 1. A text without words has a row of zeros."""
         sequences = [self._model.tokens.ids(text, LONGEST - 2) for text in texts]
@@ -50,13 +58,28 @@ class MiniLMEmbedder:
         vectors[[not ids for ids in sequences]] = 0
         return vectors
 
+    def embed_with_states(self, texts: Sequence[str]) -> tuple[Floats, list[Floats]]:
+        """The same, and the states of each text's words: all of them where it has only stop words."""
+        sequences = [self._model.tokens.ids(text, LONGEST - 2) for text in texts]
+        vectors = np.zeros((len(texts), WIDTH), dtype=np.float32)
+        reduced: list[Floats] = [np.zeros((0, self.state_dimensions), dtype=np.float32)] * len(texts)
+        for rows, states in self._model.in_batches(sequences):
+            for row, state in zip(rows, states, strict=True):
+                if sequences[row]:
+                    vectors[row] = state.mean(axis=0)
+                    kept = self._model.telling(sequences[row])
+                    reduced[row] = normalised(normalised(state[1:-1][kept]) @ self._basis)
+        return normalised(vectors), reduced
+
 
 class MiniLM:
     """The encoder. `states` gives a vector for each piece of each text, `pooled` their mean, of length 1."""
 
     def __init__(self, folder: Path) -> None:
         """Load `model.safetensors` and `vocab.txt` from `folder`."""
-        self.tokens = WordPiece((folder / "vocab.txt").read_text(encoding="utf-8").splitlines())
+        pieces = (folder / "vocab.txt").read_text(encoding="utf-8").splitlines()
+        self.tokens = WordPiece(pieces)
+        self._tells = np.array([piece not in STOP_WORDS and piece.strip("#").isalnum() for piece in pieces])
         weights = tensors(folder / "model.safetensors")
         self._words = weights["embeddings.word_embeddings.weight"]
         self._places = (
@@ -65,23 +88,28 @@ class MiniLM:
         self._norm = (weights["embeddings.LayerNorm.weight"], weights["embeddings.LayerNorm.bias"])
         self._layers = [_Layer(weights, f"encoder.layer.{number}.") for number in range(LAYERS)]
 
+    def telling(self, ids: Sequence[int]) -> NDArray[np.intp]:
+        """The places of the pieces that are neither stop words nor punctuation; all where there are none."""
+        places = np.flatnonzero(self._tells[list(ids)])
+        return places if len(places) else np.arange(len(ids))
+
     def pooled(self, sequences: Sequence[Sequence[int]]) -> Floats:
         """One vector of length 1 for each sequence of piece ids (without begin and end)."""
         means = np.empty((len(sequences), WIDTH), dtype=np.float32)
-        for rows, states in self._in_batches(sequences):
+        for rows, states in self.in_batches(sequences):
             means[rows] = states.mean(axis=1)
         return normalised(means)
 
     def states(self, sequences: Sequence[Sequence[int]]) -> list[Floats]:
         """The last layer's vectors of each sequence, begin and end included."""
         told: list[Floats] = [np.empty((0, WIDTH), dtype=np.float32)] * len(sequences)
-        for rows, states in self._in_batches(sequences):
+        for rows, states in self.in_batches(sequences):
             for row, state in zip(rows, states, strict=True):
                 told[row] = state
         return told
 
-    def _in_batches(self, sequences: Sequence[Sequence[int]]) -> Iterator[tuple[list[int], Floats]]:
-        """Texts of one length together: then nothing has to be padded or masked."""
+    def in_batches(self, sequences: Sequence[Sequence[int]]) -> Iterator[tuple[list[int], Floats]]:
+        """The states of texts of one length together: then nothing has to be padded or masked."""
         by_length: dict[int, list[int]] = {}
         for row, ids in enumerate(sequences):
             by_length.setdefault(min(len(ids), LONGEST - 2), []).append(row)
