@@ -35,6 +35,17 @@ BARS = {
     "listeners": "≤ 1.10 x",
     "filled": "≤ 10 s",
     "followed": "≤ 0.2 s",
+    "search": "≤ 3.0 ms",
+    "search-99": "≤ 10 ms",
+    "search-many": "≤ 12 ms",
+    "search-many-99": "≤ 40 ms",
+    "keyword": "≤ 3.0 ms",
+    "saved": "≤ 1.5 ms",
+    "saved-embedded": "≤ 1.0 ms",
+    "loaded": "≥ 1,500 /s",
+    "context": "≤ 40 ms",
+    "by-id": "≤ 1.50 x",
+    "on-disk": "≤ 1.0 kB",
 }
 
 

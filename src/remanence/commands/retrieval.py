@@ -1,6 +1,5 @@
 """`remanence bench retrieval PATH`: how much of what answers a question comes back."""
 
-import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -9,7 +8,7 @@ import msgspec
 from remanence.commands.output import Output
 from remanence.errors import InvalidArgument
 from remanence.search.embedders import embedder_from
-from remanence.search.sqlite import SQLiteIndex
+from remanence.testing.bench.remembered import Remembered
 from remanence.testing.bench.retrieval import measured, table
 
 
@@ -20,7 +19,7 @@ def run(paths: Sequence[str], embedder_name: str, output: Output) -> int:
     for folder in sets(paths):
         output.note(f"{folder.name}…")
         try:
-            measures = measured(folder, lambda: SQLiteIndex(":memory:", embedder, time.time))
+            measures = measured(folder, lambda: Remembered("none" if embedder is None else embedder))
         except msgspec.DecodeError as error:
             raise InvalidArgument(f"{folder} holds no set of memories and questions: {error}") from error
         told[folder.name] = {category or "all": msgspec.structs.asdict(found) for category, found in measures.items()}

@@ -31,6 +31,7 @@ class LinkPool:
         self._lent: set[Slot] = set()
         self._waiting: deque[Signal] = deque()
         self._mutex = runtime.mutex()
+        self._closed = False
 
     async def use(self, deadline: float, work: Callable[[Link], Awaitable[T]]) -> T:
         """Lend a link to `work`. After an error the link, and the idle ones beside it, are closed."""
@@ -95,11 +96,14 @@ class LinkPool:
     def give_back(self, slot: Slot) -> None:
         """Let the next caller have the link."""
         with self._mutex:
-            if slot.link is not None:
+            closed = self._closed
+            if slot.link is not None and not closed:
                 self._idle.append(slot.link)
             self._lent.discard(slot)
             if self._waiting:
                 self._waiting.popleft().set()
+        if slot.link is not None and closed:
+            slot.link.close()
 
     def lose(self, slot: Slot) -> None:
         """Give the slot back without its link, which may be in any state, and without those beside it."""
@@ -120,11 +124,13 @@ class LinkPool:
             link.close()
 
     def close(self) -> None:
-        """Close the idle links."""
+        """Close the idle links, and each that is lent when it is given back."""
+        self._closed = True
         self._forget_idle()
 
     def cut(self) -> None:
         """Close those that are lent as well: who waits on one hears that it is gone."""
+        self._closed = True
         with self._mutex:
             lent = [slot.link for slot in self._lent if slot.link is not None]
         for link in lent:

@@ -84,7 +84,7 @@ def made(kind: type[msgspec.Struct], **parts: Any) -> Any:
     """A value of these parts. Raises `InvalidArgument` naming the part that cannot be."""
     try:
         return msgspec.convert(parts, kind)
-    except msgspec.ValidationError as error:
+    except (msgspec.ValidationError, UnicodeEncodeError) as error:
         raise InvalidArgument(f"{kind.__name__}: {_told(error)}") from None
 
 
@@ -92,12 +92,14 @@ def part(kind: Any, value: Any, name: str) -> Any:
     """A value for a part of this type. Raises `InvalidArgument`."""
     try:
         return msgspec.convert(value, kind)
-    except msgspec.ValidationError as error:
-        raise InvalidArgument(f"{name}: {error}") from None
+    except (msgspec.ValidationError, UnicodeEncodeError) as error:
+        raise InvalidArgument(f"{name}: {_told(error)}") from None
 
 
-def _told(error: msgspec.ValidationError) -> str:
+def _told(error: ValueError) -> str:
     """What is wrong and where, as msgspec says it: never with a value of the caller's."""
+    if isinstance(error, UnicodeEncodeError):
+        return "it holds half a surrogate pair, which is not text"
     text = str(error)
     return text.replace(" - at `$.", " (").replace("`)", ")").rstrip("`") + (")" if " - at `$." in text else "")
 
@@ -214,8 +216,9 @@ def _episode(memory: EpisodicMemory) -> str:
 def _skill(memory: SkillMemory) -> str:
     name = memory.skill_name
     words = name.replace("_", " ").replace("-", " ")
+    named = name if words == name else f"{name} {words}"
     return _lines(
-        name if words == name else f"{name} {words}",
+        "" if memory.description.startswith(name) and words == name else named,
         memory.description,
         " ".join(memory.tags),
         *memory.preconditions,

@@ -66,6 +66,9 @@ class Searched(Protocol):
     def search(self, query: str, *, limit: int) -> Sequence[Hit]:
         """Answer a question, best first."""
 
+    def close(self) -> None:
+        """Let go of it."""
+
 
 def cases(folder: Path) -> Iterator[Case]:
     """The files of a set, by name. Raises `msgspec.ValidationError` for one of another shape."""
@@ -103,6 +106,7 @@ def measured(folder: Path, make: Callable[[], Searched]) -> dict[str, Measure]:
             rows.setdefault(question.category, []).append(row)
             if question.category not in LEFT_OUT:
                 rows.setdefault("", []).append(row)
+        index.close()
     return {category: _mean(found) for category, found in sorted(rows.items())}
 
 
