@@ -16,7 +16,7 @@ CREATE TABLE IF NOT EXISTS bodies (
     id TEXT PRIMARY KEY,
     etag TEXT NOT NULL,
     body BLOB NOT NULL
-);
+) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS followed (
     what TEXT PRIMARY KEY,
     cursor TEXT NOT NULL
@@ -61,11 +61,12 @@ class Bodies:
         """The version of each whose id begins like this."""
         return dict(self._database.run("SELECT id, etag FROM bodies WHERE id >= ? AND id < ?", _span(beginning)))
 
-    def last(self, beginning: str) -> tuple[int, str]:
-        """How many ids begin like this, and the version of the last of them, "" where there is none."""
-        ((count,),) = self._database.run("SELECT count(*) FROM bodies WHERE id >= ? AND id < ?", _span(beginning))
-        sql = "SELECT etag FROM bodies WHERE id >= ? AND id < ? ORDER BY id DESC LIMIT 1"
-        rows = self._database.run(sql, _span(beginning))
+    def last(self, beginning: str, more: int) -> tuple[int, str]:
+        """How many ids are this and `more` bytes, and the version of the last of them, "" where there is none."""
+        wanted = "FROM bodies WHERE id >= ? AND id < ? AND length(CAST(id AS BLOB)) = ?"
+        span = (*_span(beginning), len(beginning.encode()) + more)
+        ((count,),) = self._database.run(f"SELECT count(*) {wanted}", span)
+        rows = self._database.run(f"SELECT etag {wanted} ORDER BY id DESC LIMIT 1", span)
         return count, rows[0][0] if rows else ""
 
     def remove(self, ids: Sequence[str]) -> None:

@@ -182,7 +182,7 @@ class Memories(Face):
     def _edits(self, **parts: Any) -> tuple[Edit, ...]:
         """The edits that set these parts of a document."""
         settings = self._settings
-        told = {**parts, "updated_at": self._now().isoformat()}
+        told = {"updated_at": self._now().isoformat(), **parts}
         return tuple(
             edit((name,), "set", value, name=name, hidden=1, limit=settings.value_bytes, depth=settings.depth)
             for name, value in told.items()

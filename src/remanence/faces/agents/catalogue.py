@@ -68,6 +68,9 @@ class Catalogue:
         self.mine: dict[str, Told] = {}
         """What this process did, by the operation, until it is heard of."""
         self._order: deque[str] = deque()
+        self._early: dict[str, None] = {}
+        self._late: list[tuple[str, Told]] = []
+        self._noting = threading.Lock()
         self.removed: Callable[[Sequence[str]], None] = lambda ids: None
         """Hears of memories that are gone."""
 
@@ -90,11 +93,35 @@ class Catalogue:
         )
 
     def expect(self, op_id: str, told: Told) -> None:
-        """The change log will tell of this, which the catalogue knows by then."""
-        self._order.append(op_id)
-        self.mine[op_id] = told
-        if len(self._order) > _MINE:
-            self.mine.pop(self._order.popleft(), None)
+        """The change log will tell of this, which the catalogue knows by then; or it has told already."""
+        with self._noting:
+            if op_id in self._early:
+                del self._early[op_id]
+                self._late.append((op_id, told))
+                return
+            self._order.append(op_id)
+            self.mine[op_id] = told
+            if len(self._order) > _MINE:
+                self.mine.pop(self._order.popleft(), None)
+
+    def claim(self, op_ids: Iterable[str]) -> dict[str, Told]:
+        """Of these operations, which the log has told of, those that this process expected until now."""
+        claimed: dict[str, Told] = {}
+        with self._noting:
+            for op_id in op_ids:
+                if op_id in self.mine:
+                    claimed[op_id] = self.mine.pop(op_id)
+                else:
+                    self._early[op_id] = None
+            while len(self._early) > _MINE:
+                del self._early[next(iter(self._early))]
+        return claimed
+
+    def late(self) -> list[tuple[str, Told]]:
+        """What this process noted that it did after the log had told of it; each once."""
+        with self._noting:
+            found, self._late = self._late, []
+        return found
 
     async def take(self, entries: Sequence[Entry], gone: Sequence[str] = ()) -> None:
         """Have what this process wrote found, and what it deleted found no more, if that can be."""
@@ -162,12 +189,12 @@ class Catalogue:
         with self.index.beside() as database:
             return Bodies(database).get(ids)
 
-    async def last(self, beginning: str) -> tuple[int, str]:
-        """How many ids begin like this, and the version of the last of them, "" where there is none."""
+    async def last(self, beginning: str, more: int) -> tuple[int, str]:
+        """How many ids are this and `more` bytes, and the version of the last of them, "" where there is none."""
 
         def told() -> tuple[int, str]:
             with self.index.beside() as database:
-                return Bodies(database).last(beginning)
+                return Bodies(database).last(beginning, more)
 
         return await self._runtime.aside(told)
 

@@ -12,7 +12,7 @@ from typing import Any, Final
 from remanence import events
 from remanence.errors import CorruptRecord, InvalidArgument, RemanenceError, WorldError, WrongKind
 from remanence.faces.agents.catalogue import Catalogue, Entry, Told, entry_of
-from remanence.faces.agents.records import MESSAGE, PREFIXES, message_id, seen_message, stored
+from remanence.faces.agents.records import DIGITS, MESSAGE, PREFIXES, message_id, seen_message, stored
 from remanence.model import RESYNC, Notice, Reading, Wanted
 from remanence.protocols import Ask, Fetch, Gateway, Length, Tail, Watching
 from remanence.search.bodies import Body
@@ -26,7 +26,10 @@ RETRY: Final = 0.5
 """Seconds until a store that is away is tried again."""
 UPKEEP: Final = 5.0
 """Seconds between looks for what has expired, and for what shall be written down."""
-_EPISODES: Final = ":episodes"
+
+DELETED: Final = "delete"
+UNKNOWN: Final = "unknown"
+"""Who deleted a memory that nobody here knows any more."""
 
 Heard = Callable[[Told], None]
 
@@ -150,6 +153,9 @@ class Follower:
         if notices:
             await self._handle(notices)
             await self._catalogue.reached(watch.cursor)
+        for op_id, each in self._catalogue.late():
+            await self._records([PREFIXES[each.kind] + each.memory_id])  # it may have been put in over a later one
+            await self._announce(op_id, each)
         self._busy = False
         if self._runtime.monotonic() - self._upkeep >= UPKEEP:
             self._upkeep = self._runtime.monotonic()
@@ -180,11 +186,14 @@ class Follower:
             if self._is_session(key):
                 await self.session(key)
         await self._records(missed)
+        for key in others:
+            if latest[key].kind == DELETED and key not in told and (named := _named(key)):
+                told[key] = Told(DELETED, *named, UNKNOWN)  # another process of this machine was faster
+        late = self._catalogue.claim(latest[key].op_id for key in others)
         for key in others:  # what was heard of before this process had noted that it wrote it
-            op_id = latest[key].op_id
-            if op_id in known:
-                mine[op_id] = known.pop(op_id)
+            if latest[key].op_id in late:
                 told.pop(key, None)
+        mine |= late
         for op_id, each in mine.items():
             await self._announce(op_id, each)
         for each in told.values():
@@ -215,7 +224,7 @@ class Follower:
             await listener(op_id, told)
 
     def _is_session(self, key: str) -> bool:
-        return self._messages is not None and key.startswith(self._messages) and not key.endswith(_EPISODES)
+        return self._messages is not None and key.startswith(self._messages)
 
     async def _records(self, keys: Sequence[str]) -> dict[str, Told]:
         """Have the catalogue know these memories as they are now; what was done to each that it did not know so."""
@@ -230,8 +239,8 @@ class Follower:
                     gone.append(key)
                 elif key not in before or before[key].etag != entry.body.etag:
                     entries.append(entry)
-                    if key not in before or _changed(before[key], entry.body):
-                        told[key] = _told("update" if key in before else "add", entry.body)
+                if entry is not None and (action := _action(key in before, entry.body)):
+                    told[key] = _told(action, entry.body)
             told |= {key: _told("delete", before[key]) for key in gone if key in before}
             await self._catalogue.put(entries)
             await self._catalogue.remove(gone)
@@ -265,10 +274,12 @@ class Follower:
 
     async def session(self, key: str) -> None:
         """Have the catalogue know the messages of a session: those that came, or none where it ended."""
-        count, last = await self._catalogue.last(f"{key}#")
+        count, last = await self._catalogue.last(f"{key}#", DIGITS)
         length = await self._length(key)
         if count and (length < count or last != await self._etag_at(key, count - 1)):
-            await self._catalogue.remove(list(await self._catalogue.etags(f"{key}#")))  # it ended, and another began
+            known = await self._catalogue.etags(f"{key}#")
+            mine = [id for id in known if id.rpartition("#")[0] == key]  # not of one whose id goes on with a #
+            await self._catalogue.remove(mine)  # it ended, and another began
             count = 0
         while count < length:
             items = await self._items(key, count, min(length, count + MESSAGES_AT_ONCE))
@@ -359,12 +370,21 @@ def _etag(body: bytes) -> str:
     return hashlib.blake2b(body, digest_size=12).hexdigest()
 
 
-def _changed(before: Body, now: Body) -> bool:
-    """Whether somebody changed a memory. That it was used is noted in it, too, and is nothing to tell of."""
-    try:
-        return stored(before.body, before.id).updated_at != stored(now.body, now.id).updated_at
-    except CorruptRecord:
-        return True
+def _named(key: str) -> tuple[str, str] | None:
+    """The type and the id of the memory at a key, None of another key."""
+    kind = next((kind for kind, prefix in PREFIXES.items() if key.startswith(prefix)), None)
+    return None if kind is None else (kind, key.removeprefix(PREFIXES[kind]))
+
+
+def _action(known: bool, body: Body) -> str:
+    """What was done last to a memory; "" where it was only used, which is noted in it, too.
+
+    Another process of this machine may have put it into the catalogue before: what it was there tells nothing.
+    """
+    memory = stored(body.body, body.id)
+    if known and memory.updated_at < memory.last_accessed:
+        return ""
+    return "add" if memory.updated_at == memory.created_at else "update"
 
 
 def _told(action: str, body: Body) -> Told:

@@ -67,8 +67,9 @@ class Knowledge(Episodes):
         Raises `Missing` where there is none.
         """
         edits = [edit(("times_validated",), "add", 1)]
-        if confidence is not None:
-            edits += self._parts(SemanticMemory, _PARTS, {"confidence": confidence})
+        edits += (
+            self._edits() if confidence is None else self._parts(SemanticMemory, _PARTS, {"confidence": confidence})
+        )
         found: SemanticMemory | None = await self._change("semantic", memory_id, edits)
         return found
 

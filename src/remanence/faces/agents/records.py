@@ -40,6 +40,8 @@ _DECODERS: Final[dict[str, Any]] = {
 MESSAGE: Final = "message"
 """The kind of a message of a session, in an index."""
 
+DIGITS: Final = 9
+"""Of a message's place in its session, in the ids of messages."""
 _MOST_STEPS_TOLD: Final = 20
 
 
@@ -96,7 +98,7 @@ def part(kind: Any, value: Any, name: str) -> Any:
         raise InvalidArgument(f"{name}: {_told(error)}") from None
 
 
-def _told(error: ValueError) -> str:
+def _told(error: Exception) -> str:
     """What is wrong and where, as msgspec says it: never with a value of the caller's."""
     if isinstance(error, UnicodeEncodeError):
         return "it holds half a surrogate pair, which is not text"
@@ -232,7 +234,7 @@ def _lines(*parts: str) -> str:
 
 def message_id(key: str, position: int) -> str:
     """A message's id in an index: its list, and its place in there."""
-    return f"{key}#{position:09d}"
+    return f"{key}#{position:0{DIGITS}d}"
 
 
 def message_of(item: bytes, id: str, prefix: str) -> SessionMessage:

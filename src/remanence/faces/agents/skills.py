@@ -60,7 +60,7 @@ class Skills(Knowledge):
     def _saving(self, memory: SkillMemory, ttl: int) -> Patch:
         """The write that makes a skill, or replaces all of it but its statistics."""
         told = records.plain(memory)
-        names = (*_PARTS, "expires_at", "agent_id", "session_id")
+        names = (*_PARTS, "expires_at", "agent_id", "session_id", "updated_at")
         parts = {name: told.get(name, getattr(memory, name)) for name in names}
         default = records.packed(memory, self._settings)
         return Patch(self._key("skill", memory.memory_id), self._edits(**parts), ttl, default)
@@ -83,6 +83,7 @@ class Skills(Knowledge):
             edit(("times_executed",), "add", 1),
             edit(("times_succeeded",), "add", int(success)),
             edit(("total_microseconds",), "add", round(duration * 1e6)),
+            *self._edits(),
         )
         found: SkillMemory | None = await self._change("skill", records.skill_id(skill_name), edits)
         return found
