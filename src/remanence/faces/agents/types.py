@@ -53,6 +53,19 @@ class Remembered(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """None: for ever."""
 
 
+class Lent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What a merge gave to the episode that stays, so that it can be taken back: pairs are before and after."""
+
+    merged_at: datetime
+    importance: tuple[Share, Share]
+    last_accessed: tuple[datetime, datetime]
+    expires_at: tuple[datetime | None, datetime | None]
+    access_count: Count = 0
+    """How many of its uses were those of others."""
+    tags: list[str] = []
+    """Those it had not itself."""
+
+
 class EpisodicMemory(Remembered, frozen=True, kw_only=True, omit_defaults=True, tag_field="type", tag="episodic"):
     """What was tried, and how it went.
 
@@ -74,6 +87,10 @@ class EpisodicMemory(Remembered, frozen=True, kw_only=True, omit_defaults=True, 
     """The episode that stands for this one, where consolidation found both to be nearly the same: searches and
     lists leave this one out."""
     merged_from: list[str] = []
+    lent: Lent | None = None
+    """With `merged_from`: what the merge changed here."""
+    stands_alone: bool = False
+    """It was taken out of a merge: consolidation merges it no more."""
 
 
 class SemanticMemory(Remembered, frozen=True, kw_only=True, omit_defaults=True, tag_field="type", tag="semantic"):

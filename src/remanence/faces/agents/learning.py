@@ -1,0 +1,102 @@
+"""The stage that learns: groups of similar episodes become patterns, and patterns grow with them."""
+
+import inspect
+from collections.abc import AsyncIterator, Collection, Sequence
+
+from msgspec.structs import replace
+
+from remanence.faces.agents import patterns
+from remanence.faces.agents.gathering import looked_through
+from remanence.faces.agents.hands import Add, Hands, Replace, Step
+from remanence.faces.agents.likeness import gathered
+from remanence.faces.agents.patterns import Change, Wording
+from remanence.faces.agents.types import EpisodicMemory, SemanticMemory
+from remanence.faces.agents.worker import TOGETHER, Reword, Worker, holding
+
+
+async def learn(worker: Worker, reword: Reword | None) -> None:
+    """Make and grow patterns. Tasks are compared, not outcomes: how often they succeed is what is learned."""
+    seen = await looked_through(worker.hands, worker.breathe, lambda each: each.task_prompt, lambda each: None)
+    worker.looked_at(len(seen.episodes))
+    living = {each.memory_id for each in seen.episodes}
+    order = sorted(
+        (at for at, each in enumerate(seen.episodes) if each.merged_into is None),
+        key=lambda at: (seen.episodes[at].created_at, seen.episodes[at].memory_id),
+    )
+    sketches = [seen.sketches[at]._replace(joins=True) for at in order]
+    groups: list[list[EpisodicMemory]] = []
+    alone = dict.fromkeys(order)
+    for found in gathered(sketches, seen.vectors[order], worker.policy.similar):
+        for group in found:
+            places = [order[at] for at in (group.first, *group.others)]
+            groups.append([seen.episodes[at] for at in places])
+            for at in places:
+                del alone[at]
+        await worker.breathe()
+    groups += [[seen.episodes[at]] for at in alone]  # an episode may stand for several
+    enough = [group for group in groups if patterns.size(group) >= worker.policy.min_episodes]
+    await _note(worker, enough, living, reword)
+
+
+async def _note(
+    worker: Worker, groups: Sequence[list[EpisodicMemory]], living: Collection[str], reword: Reword | None
+) -> None:
+    known = {each.memory_id: each async for each in semantic(worker.hands) if each.source == patterns.SOURCE}
+    names = patterns.matched([patterns.sources(group) for group in groups], known, living)
+    pairs = list(zip(groups, names, strict=True))
+    for begin in range(0, len(pairs), TOGETHER):
+        changes: list[Change] = []
+        for group, name in pairs[begin : begin + TOGETHER]:
+            change = await _change(worker, group, known.get(name) if name else None, living)
+            if change is not None:
+                changes.append(await _reworded(worker, change, reword) if change.worded and reword else change)
+        await _write(worker, changes)
+        worker.tell("patterns", min(begin + TOGETHER, len(pairs)), len(pairs))
+
+
+async def _change(
+    worker: Worker, judged: Sequence[EpisodicMemory], known: SemanticMemory | None, living: Collection[str]
+) -> Change | None:
+    """What a group makes of a pattern, by the episodes as they are now; None for nothing."""
+    if known is not None and set(patterns.sources(judged)) <= set(known.source_episodes):
+        return None  # nothing new: no need to read them
+    group = holding(judged, await worker.fresh(each.memory_id for each in judged))
+    if patterns.size(group) < worker.policy.min_episodes:
+        worker.add("changed_meanwhile")
+        return None
+    now, lifetime = worker.hands.now(), worker.policy.pattern_ttl
+    if known is None:
+        return Change(None, patterns.drafted(group, now, lifetime), True)
+    return patterns.grown(known, group, living, now, lifetime)
+
+
+async def _reworded(worker: Worker, change: Change, reword: Reword) -> Change:
+    """With the sentence that `reword` gives. Whatever it raises is its own affair: ours stays."""
+    now = change.now
+    try:
+        answer = reword(Wording(pattern=now.pattern, context=now.context, examples=list(now.examples)))
+        better = patterns.usable(await answer if inspect.isawaitable(answer) else answer)
+    except Exception:  # any error of a caller's own code, which is not needed
+        better = None
+    await worker.breathe()
+    if better is None:
+        worker.add("unworded")
+        return change
+    return change._replace(now=replace(now, pattern=better))
+
+
+async def _write(worker: Worker, changes: Sequence[Change]) -> None:
+    steps: list[Step] = [Add(each.now) if each.was is None else Replace(each.was, each.now) for each in changes]
+    done = await worker.write(steps)
+    sure = [each for each, ok in zip(changes, done, strict=True) if ok]
+    worker.count("patterns_made", (each.now.memory_id for each in sure if each.was is None))
+    worker.count("patterns_grown", (each.now.memory_id for each in sure if each.was is not None))
+    worker.add("changed_meanwhile", done.count(False))
+
+
+async def semantic(hands: Hands) -> AsyncIterator[SemanticMemory]:
+    """All that was learned."""
+    async for page in hands.pages("semantic"):
+        for each in page.memories:
+            if isinstance(each, SemanticMemory):
+                yield each

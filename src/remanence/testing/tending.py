@@ -1,0 +1,204 @@
+"""`Hands` over any gateway, with memories as JSON at `memory:{type}:{id}`: for tests of what tends memories."""
+
+import random
+from collections.abc import AsyncIterator, Callable, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from remanence.faces.agents.hands import Add, Mark, Page, Remove, Step
+from remanence.faces.agents.lease import Lease
+from remanence.faces.agents.likeness import Floats
+from remanence.faces.agents.types import TYPES, AgentMemory, EpisodicMemory, MemoryType, SemanticMemory, SkillMemory
+from remanence.model import ABSENT, Delete, Put, Record
+from remanence.protocols import Fetch, Gateway
+from remanence.search.embedders.static import StaticEmbedder
+
+_EMBEDDER = StaticEmbedder()
+_KINDS = {EpisodicMemory: "episodic", SemanticMemory: "semantic", SkillMemory: "skill"}
+_MARK = "tending:mark"
+
+
+def key_of(memory: AgentMemory) -> str:
+    """Where a memory is stored."""
+    return f"memory:{_KINDS[type(memory)]}:{memory.memory_id}"
+
+
+def body_of(memory: AgentMemory) -> bytes:
+    """A memory as it is stored."""
+    return msgspec.json.encode(memory)
+
+
+class GatewayHands:
+    """See `Hands`. Steps are written one by one, so that a test can stop between any two."""
+
+    def __init__(self, gateway: Gateway) -> None:
+        self.gateway = gateway
+        self._lease = Lease(gateway, "tending:lease")
+
+    def now(self) -> datetime:
+        """The runtime's time."""
+        return datetime.fromtimestamp(self.gateway.runtime.wall(), UTC)
+
+    async def pages(self, kind: MemoryType) -> AsyncIterator[Page]:
+        """Pages of a scan."""
+        cursor = ""
+        while True:
+            keys, cursor = await self.gateway.scan(f"memory:{kind}:", cursor)
+            memories, unreadable = [], []
+            for reading in await self.gateway.read([Fetch(key) for key in keys]):
+                if (record := reading.value) is None:
+                    continue
+                memory = _memory(record)
+                unreadable += [record.key] if memory is None else []
+                memories += [memory] if memory is not None else []
+            yield Page(memories, unreadable)
+            if not cursor:
+                return
+
+    async def get(self, kind: MemoryType, memory_ids: Sequence[str]) -> list[AgentMemory | None]:
+        """What is stored now."""
+        asks = [Fetch(f"memory:{kind}:{name}") for name in memory_ids]
+        return [_memory(each.value) if each.value else None for each in await self.gateway.read(asks)]
+
+    async def vectors(self, texts: Sequence[str]) -> Floats:
+        """Of the default embedder."""
+        return _EMBEDDER.embed(texts) if texts else np.zeros((0, _EMBEDDER.dimensions), dtype=np.float32)
+
+    async def write(self, steps: Sequence[Step]) -> list[bool]:
+        """Each by its stamp."""
+        return [await self.step(each) for each in steps]
+
+    async def step(self, step: Step) -> bool:
+        """One step, whether it took effect."""
+        if isinstance(step, Add):
+            return await self._put(Put(key_of(step.memory), body_of(step.memory), self._ttl(step.memory), ABSENT))
+        record: Record | None = (await self.gateway.read([Fetch(key_of(step.was))]))[0].value
+        if record is None or _memory(record) != step.was:
+            return False
+        if isinstance(step, Remove):
+            return await self._put(Delete(record.key, record.etag))
+        return await self._put(Put(record.key, body_of(step.now), self._ttl(step.now), record.etag))
+
+    async def _put(self, write: Put | Delete) -> bool:
+        (receipt,) = await self.gateway.write([write], ack="store")
+        return receipt.state != "rejected"
+
+    def _ttl(self, memory: AgentMemory) -> int:
+        if memory.expires_at is None:
+            return 0
+        return max(1, round((memory.expires_at - self.now()).total_seconds() * 1000))
+
+    async def pause(self) -> None:
+        """Nothing: nobody else is there."""
+
+    async def lease(self, seconds: float) -> str | None:
+        """See `Lease.take`."""
+        return await self._lease.take(seconds)
+
+    async def renew(self, token: str, seconds: float) -> str | None:
+        """See `Lease.renew`."""
+        return await self._lease.renew(token, seconds)
+
+    async def release(self, token: str) -> None:
+        """See `Lease.release`."""
+        await self._lease.release(token)
+
+    async def mark(self) -> Mark | None:
+        """The stored mark."""
+        record = (await self.gateway.read([Fetch(_MARK)]))[0].value
+        return msgspec.json.decode(record.body, type=Mark) if record else None
+
+    async def note(self, mark: Mark) -> None:
+        """Store a mark."""
+        await self.gateway.write([Put(_MARK, msgspec.json.encode(mark))])
+
+    async def everything(self) -> dict[str, Any]:
+        """All memories by their ids, for tests."""
+        return {each.memory_id: each for kind in TYPES async for page in self.pages(kind) for each in page.memories}
+
+
+def _memory(record: Record) -> AgentMemory | None:
+    try:
+        memory: AgentMemory = msgspec.json.decode(record.body, type=AgentMemory)
+        return memory
+    except (msgspec.DecodeError, ValueError):
+        return None
+
+
+# --- episodes whose truth is known ----------------------------------------------------------------
+
+_TASKS = (
+    "Deploy the {thing} service to the {place} cluster",
+    "Fix the failing tests in the {thing} module of {place}",
+    "Summarise the {thing} report that {place} sent",
+    "Find out why the {thing} job is slow on {place}",
+    "Book a room for the {thing} meeting in {place}",
+    "Migrate the {thing} table from {place} without downtime",
+)
+_THINGS = (
+    *("billing", "search", "login", "invoice", "gallery", "parser", "scheduler", "mailing", "payroll", "inventory"),
+    *("checkout", "upload", "export", "backup", "pricing", "review", "chat", "profile", "translation", "feedback"),
+)
+_PLACES = ("Berlin", "Lisbon", "Osaka", "Denver", "Cairo", "Quito", "Oslo", "Perth", "Lagos", "Turin", "Malmo", "Davos")
+_RESULTS = ("It took {n} minutes and the team was told", "Done after {n} attempts, notes are in the wiki")
+
+
+class Told(msgspec.Struct, frozen=True):
+    """Episodes, and which of them are one told several times: `truth` names the original of each retelling."""
+
+    episodes: list[EpisodicMemory]
+    truth: dict[str, str]
+
+
+def generated(count: int, seed: int = 1, *, retold: float = 0.2) -> Told:
+    """About `count` episodes of different tasks, of which that share are told again in other words.
+
+    Many differ in a number, a name or a single word alone, or say the opposite: these are not retellings.
+    """
+    chance = random.Random(seed)
+    made: list[tuple[str, str]] = []
+    truth: dict[str, str] = {}
+    seen: set[tuple[str, str]] = set()
+    while len(made) < count:
+        parts = {"thing": chance.choice(_THINGS), "place": chance.choice(_PLACES), "n": chance.randrange(2, 400)}
+        said = chance.choice(_TASKS).format(**parts), chance.choice(_RESULTS).format(**parts)
+        if chance.random() < 0.05:
+            said = said[0], said[1].replace("was told", "was not told").replace("are in", "are not in")
+        if said in seen:
+            continue
+        seen.add(said)
+        made.append(said)
+        original = name_of(len(made) - 1)
+        while chance.random() < retold:
+            truth[name_of(len(made))] = original
+            made.append(_retold(said, chance))
+    return Told([episode(name_of(at), *said) for at, said in enumerate(made)], truth)
+
+
+def _retold(said: tuple[str, str], chance: random.Random) -> tuple[str, str]:
+    task, result = said
+    ways: list[Callable[[str], str]] = [
+        lambda text: text.replace("the ", ""),
+        lambda text: text.lower(),
+        lambda text: f"  {text}!",
+        lambda text: text.replace("Deploy", "Deploying").replace("Fix", "Fixing").replace("Find", "Finding"),
+        lambda text: text.replace("tests", "test").replace("minutes", "minute"),
+    ]
+    for way in chance.sample(ways, 2):
+        task = way(task)
+    return task, chance.choice((result, f"{result}.", result.lower()))
+
+
+def name_of(at: int) -> str:
+    """The id of the generated episode at a place."""
+    return f"e{at:06d}"
+
+
+def episode(name: str, task: str, outcome: str = "Done", **fields: Any) -> EpisodicMemory:
+    """An episode that succeeded on the first of May 2026, unless fields say otherwise."""
+    made = fields.pop("created_at", datetime(2026, 5, 1, tzinfo=UTC))
+    given = {"success": True, "duration_seconds": 1.0, "updated_at": made, "last_accessed": made, **fields}
+    return EpisodicMemory(memory_id=name, created_at=made, task_prompt=task, outcome=outcome, **given)
