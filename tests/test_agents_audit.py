@@ -10,10 +10,10 @@ from msgspec.structs import replace
 
 from remanence.engine import BlockingEngine
 from remanence.errors import InvalidSetting
-from remanence.faces.agents.audit import Audit, Broken, Checks, Duplicates, Loop, SecretFound, audit
-from remanence.faces.agents.consolidation import Policy, consolidate
-from remanence.faces.agents.hands import Add
-from remanence.faces.agents.secrets import detectors, kinds, texts
+from remanence.faces.agents.tending.audit import Audit, Broken, Checks, Duplicates, Loop, SecretFound, audit
+from remanence.faces.agents.tending.consolidation import Policy, consolidate
+from remanence.faces.agents.tending.hands import Add
+from remanence.faces.agents.tending.secrets import detectors, kinds, texts
 from remanence.faces.agents.types import SemanticMemory, SkillMemory, WorkingMemoryStep
 from remanence.model import Put
 from remanence.runtime.blocking import run

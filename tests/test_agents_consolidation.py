@@ -15,11 +15,11 @@ from msgspec.structs import replace
 from remanence.engine import BlockingEngine
 from remanence.errors import Conflict, InvalidSetting, Missing
 from remanence.events import Events
-from remanence.faces.agents.absorbing import absorbed, given_back, hidden, repairs, shown
-from remanence.faces.agents.consolidation import Consolidated, Policy, consolidate, extract_patterns, unmerge
-from remanence.faces.agents.hands import Add, Mark, Replace, Step
-from remanence.faces.agents.likeness import Likeness, gathered, overlap, sketch, stem, tells_all
-from remanence.faces.agents.patterns import (
+from remanence.faces.agents.tending.absorbing import absorbed, given_back, hidden, repairs, shown
+from remanence.faces.agents.tending.consolidation import Consolidated, Policy, consolidate, extract_patterns, unmerge
+from remanence.faces.agents.tending.hands import Add, Mark, Replace, Step
+from remanence.faces.agents.tending.likeness import Likeness, gathered, overlap, sketch, stem, tells_all
+from remanence.faces.agents.tending.patterns import (
     LONGEST_PATTERN,
     SOURCE,
     Wording,
@@ -29,8 +29,8 @@ from remanence.faces.agents.patterns import (
     pattern_id,
     usable,
 )
+from remanence.faces.agents.tending.utility import utility
 from remanence.faces.agents.types import EpisodicMemory, SemanticMemory
-from remanence.faces.agents.utility import utility
 from remanence.model import Delete
 from remanence.protocols import Gateway
 from remanence.runtime.blocking import BlockingRuntime, run
@@ -214,8 +214,8 @@ def test_groups_are_those_of_comparing_all_with_all(count: int, seed: int):
 def test_groups_do_not_depend_on_how_much_is_computed_at_once(monkeypatch: pytest.MonkeyPatch):
     sketches, rows = _nearly(120, 7)
     whole = [group for part in gathered(sketches, rows, Likeness(0.5, 0.5)) for group in part]
-    monkeypatch.setattr("remanence.faces.agents.likeness._ROWS", 7)
-    monkeypatch.setattr("remanence.faces.agents.likeness._COLUMNS", 5)
+    monkeypatch.setattr("remanence.faces.agents.tending.likeness._ROWS", 7)
+    monkeypatch.setattr("remanence.faces.agents.tending.likeness._COLUMNS", 5)
     parts = list(gathered(sketches, rows, Likeness(0.5, 0.5)))
     assert len(parts) > 10
     assert sorted(group for part in parts for group in part) == sorted(whole)

@@ -8,9 +8,9 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from remanence.faces.agents.hands import Add, Mark, Page, Remove, Step
-from remanence.faces.agents.lease import Lease
-from remanence.faces.agents.likeness import Floats
+from remanence.faces.agents.tending.hands import Add, Mark, Page, Remove, Step
+from remanence.faces.agents.tending.lease import Lease
+from remanence.faces.agents.tending.likeness import Floats
 from remanence.faces.agents.types import TYPES, AgentMemory, EpisodicMemory, MemoryType, SemanticMemory, SkillMemory
 from remanence.model import ABSENT, Delete, Put, Record
 from remanence.protocols import Fetch, Gateway

@@ -4,10 +4,10 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 
 from msgspec.structs import replace
 
-from remanence.faces.agents.absorbing import same_state
-from remanence.faces.agents.hands import Hands, Step
-from remanence.faces.agents.patterns import Wording
-from remanence.faces.agents.policy import Consolidated, Policy
+from remanence.faces.agents.tending.absorbing import same_state
+from remanence.faces.agents.tending.hands import Hands, Step
+from remanence.faces.agents.tending.patterns import Wording
+from remanence.faces.agents.tending.policy import Consolidated, Policy
 from remanence.faces.agents.types import EpisodicMemory
 
 Progress = Callable[[str, int, int], None]

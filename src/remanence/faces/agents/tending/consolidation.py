@@ -11,15 +11,15 @@ from typing import Final
 from msgspec.structs import replace
 
 from remanence.errors import WorldError
-from remanence.faces.agents.absorbing import same_state
-from remanence.faces.agents.gathering import listed
-from remanence.faces.agents.hands import Hands, Mark, Remove, Step
-from remanence.faces.agents.joining import merge, unmerge
-from remanence.faces.agents.learning import learn, semantic
-from remanence.faces.agents.policy import Consolidated, Policy
+from remanence.faces.agents.tending.absorbing import same_state
+from remanence.faces.agents.tending.gathering import listed
+from remanence.faces.agents.tending.hands import Hands, Mark, Remove, Step
+from remanence.faces.agents.tending.joining import merge, unmerge
+from remanence.faces.agents.tending.learning import learn, semantic
+from remanence.faces.agents.tending.policy import Consolidated, Policy
+from remanence.faces.agents.tending.utility import forgettable
+from remanence.faces.agents.tending.worker import TOGETHER, Lost, Progress, Reword, Worker
 from remanence.faces.agents.types import EpisodicMemory
-from remanence.faces.agents.utility import forgettable
-from remanence.faces.agents.worker import TOGETHER, Lost, Progress, Reword, Worker
 
 STAGES: Final = ("merge", "patterns", "forget")
 _DEFAULT: Final = Policy()

@@ -6,7 +6,7 @@ from typing import NamedTuple, Protocol
 
 import msgspec
 
-from remanence.faces.agents.likeness import Floats
+from remanence.faces.agents.tending.likeness import Floats
 from remanence.faces.agents.types import AgentMemory, MemoryType
 
 

@@ -7,9 +7,9 @@ import msgspec
 import numpy as np
 from msgspec.structs import replace
 
-from remanence.faces.agents.absorbing import may_vanish
-from remanence.faces.agents.hands import Hands
-from remanence.faces.agents.likeness import Floats, Sketch, sketch
+from remanence.faces.agents.tending.absorbing import may_vanish
+from remanence.faces.agents.tending.hands import Hands
+from remanence.faces.agents.tending.likeness import Floats, Sketch, sketch
 from remanence.faces.agents.types import EpisodicMemory
 
 _EMBEDDED: Final = 500

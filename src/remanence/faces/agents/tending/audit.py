@@ -8,11 +8,11 @@ import msgspec
 import numpy as np
 
 from remanence.errors import InvalidSetting
-from remanence.faces.agents import secrets
-from remanence.faces.agents.hands import Hands
-from remanence.faces.agents.likeness import Floats, Likeness, Sketch, alike, gathered, richness, sketch, told
+from remanence.faces.agents.tending import secrets
+from remanence.faces.agents.tending.hands import Hands
+from remanence.faces.agents.tending.likeness import Floats, Likeness, Sketch, alike, gathered, richness, sketch, told
+from remanence.faces.agents.tending.worker import Progress
 from remanence.faces.agents.types import TYPES, AgentMemory, EpisodicMemory, SemanticMemory
-from remanence.faces.agents.worker import Progress
 
 DAY = 86400.0
 

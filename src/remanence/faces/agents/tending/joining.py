@@ -3,7 +3,7 @@
 from collections.abc import Hashable, Sequence
 
 from remanence.errors import Conflict, Missing
-from remanence.faces.agents.absorbing import (
+from remanence.faces.agents.tending.absorbing import (
     Repair,
     absorbed,
     given_back,
@@ -14,11 +14,11 @@ from remanence.faces.agents.absorbing import (
     repairs,
     shown,
 )
-from remanence.faces.agents.gathering import Seen, looked_through
-from remanence.faces.agents.hands import Hands, Replace
-from remanence.faces.agents.likeness import Group, gathered, richness, told
+from remanence.faces.agents.tending.gathering import Seen, looked_through
+from remanence.faces.agents.tending.hands import Hands, Replace
+from remanence.faces.agents.tending.likeness import Group, gathered, richness, told
+from remanence.faces.agents.tending.worker import TOGETHER, Worker, holding
 from remanence.faces.agents.types import EpisodicMemory
-from remanence.faces.agents.worker import TOGETHER, Worker, holding
 
 _ATTEMPTS = 5
 

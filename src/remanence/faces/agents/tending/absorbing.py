@@ -10,7 +10,7 @@ from typing import Final, Literal, NamedTuple
 
 from msgspec.structs import replace
 
-from remanence.faces.agents.likeness import MOST_TOGETHER
+from remanence.faces.agents.tending.likeness import MOST_TOGETHER
 from remanence.faces.agents.types import EpisodicMemory, Lent
 
 _FOREVER: Final = datetime.max.replace(tzinfo=UTC)

@@ -5,13 +5,13 @@ from collections.abc import AsyncIterator, Collection, Sequence
 
 from msgspec.structs import replace
 
-from remanence.faces.agents import patterns
-from remanence.faces.agents.gathering import looked_through
-from remanence.faces.agents.hands import Add, Hands, Replace, Step
-from remanence.faces.agents.likeness import gathered
-from remanence.faces.agents.patterns import Change, Wording
+from remanence.faces.agents.tending import patterns
+from remanence.faces.agents.tending.gathering import looked_through
+from remanence.faces.agents.tending.hands import Add, Hands, Replace, Step
+from remanence.faces.agents.tending.likeness import gathered
+from remanence.faces.agents.tending.patterns import Change, Wording
+from remanence.faces.agents.tending.worker import TOGETHER, Reword, Worker, holding
 from remanence.faces.agents.types import EpisodicMemory, SemanticMemory
-from remanence.faces.agents.worker import TOGETHER, Reword, Worker, holding
 
 
 async def learn(worker: Worker, reword: Reword | None) -> None:

@@ -12,7 +12,7 @@ from typing import Final, NamedTuple
 import msgspec
 from msgspec.structs import replace
 
-from remanence.faces.agents.likeness import stem
+from remanence.faces.agents.tending.likeness import stem
 from remanence.faces.agents.types import EpisodicMemory, SemanticMemory
 from remanence.search.query import STOP_WORDS
 

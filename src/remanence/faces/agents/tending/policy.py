@@ -5,7 +5,7 @@ import hashlib
 import msgspec
 
 from remanence.errors import InvalidSetting
-from remanence.faces.agents.likeness import Likeness
+from remanence.faces.agents.tending.likeness import Likeness
 
 DAY = 86400.0
 
