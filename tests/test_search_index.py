@@ -185,7 +185,7 @@ def scaled(scores: dict[str, float]) -> dict[str, float]:
     if not scores:
         return {}
     low, high = min(scores.values()), max(scores.values())
-    return {id: (value - low) / (high - low) if high > low else 0.0 for id, value in scores.items()}
+    return {id: (value - low) / (high - low) if high - low > 1e-6 else 0.0 for id, value in scores.items()}
 
 
 texts = st.lists(st.sampled_from(WORDS), max_size=12).map(" ".join)
@@ -279,6 +279,11 @@ def test_a_search_word_by_word_is_what_the_model_says(held, query):
 
 def seen(documents):
     return {(d.session, d.position) for d in documents if d.session}
+
+
+def test_what_differs_by_rounding_alone_is_equal():
+    assert fusion.scaled(np.array([0.3, 0.3 + 1e-8, 0.3 - 1e-8])).tolist() == [0, 0, 0]
+    assert fusion.scaled(np.array([0.3, 0.31, 0.305])).tolist() == pytest.approx([0, 1, 0.5])
 
 
 def test_the_model_speaks_of_the_constants_in_use():

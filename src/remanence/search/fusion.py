@@ -46,6 +46,8 @@ NEIGHBOUR: Final = 0.2
 NEIGHBOUR_OF_ROLES: Final = 0.05
 """The same in a log of user and assistant, where an answer repeats what was asked and proves little."""
 REACH: Final = 2
+ALIKE: Final = 1e-6
+"""Scores that differ by less are equal: scaled to 0 and 1, what float32 rounds off would decide the order."""
 SESSION: Final = 0.3
 """Of the score of the best match of the session."""
 
@@ -119,11 +121,11 @@ def order(scores: Floats, found: Candidates) -> NDArray[np.intp]:
 
 
 def scaled(scores: Floats) -> Floats:
-    """From 0 for the worst to 1 for the best; all 0 where they are equal."""
+    """From 0 for the worst to 1 for the best; all 0 where they are equal, but for rounding."""
     if len(scores) == 0:
         return scores
     low, high = scores.min(), scores.max()
-    return np.asarray((scores - low) / (high - low) if high > low else np.zeros(len(scores)))
+    return np.asarray((scores - low) / (high - low) if high - low > ALIKE else np.zeros(len(scores)))
 
 
 def scaled_known(scores: Floats) -> Floats:

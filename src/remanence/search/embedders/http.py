@@ -65,11 +65,9 @@ class Endpoint:
         for attempt in range(1, ATTEMPTS + 1):
             try:
                 return self._decoded(self._once(sent, ends))
-            except DeadlineExceeded:
-                raise
             except Unavailable:
                 pause = _PAUSE * 2**attempt * (0.5 + random.random() / 2)  # noqa: S311 - spreads retries
-                if attempt == ATTEMPTS or time.monotonic() + pause >= ends:
+                if attempt == ATTEMPTS or time.monotonic() + pause >= ends:  # as it is past a deadline
                     raise
                 time.sleep(pause)
         raise AssertionError("the last attempt returns or raises")
