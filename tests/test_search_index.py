@@ -185,7 +185,8 @@ def scaled(scores: dict[str, float]) -> dict[str, float]:
     if not scores:
         return {}
     low, high = min(scores.values()), max(scores.values())
-    return {id: (value - low) / (high - low) if high - low > 1e-6 else 0.0 for id, value in scores.items()}
+    alike = float(high > 1e-6)  # of more than nothing, all are the best
+    return {id: (value - low) / (high - low) if high - low > 1e-6 else alike for id, value in scores.items()}
 
 
 texts = st.lists(st.sampled_from(WORDS), max_size=12).map(" ".join)
@@ -282,7 +283,8 @@ def seen(documents):
 
 
 def test_what_differs_by_rounding_alone_is_equal():
-    assert fusion.scaled(np.array([0.3, 0.3 + 1e-8, 0.3 - 1e-8])).tolist() == [0, 0, 0]
+    assert fusion.scaled(np.array([0.3, 0.3 + 1e-8, 0.3 - 1e-8])).tolist() == [1, 1, 1]
+    assert fusion.scaled(np.array([1e-8, 0.0])).tolist() == [0, 0]
     assert fusion.scaled(np.array([0.3, 0.31, 0.305])).tolist() == pytest.approx([0, 1, 0.5])
 
 

@@ -49,6 +49,8 @@ VERBS: Final = (
     Verb("stats", "what is stored where, and what waits to be sent", "stats"),
     Verb("search", "find what agents remember, by words and by meaning", "search"),
     Verb("memories", "what agents remember: list, show, delete", "memories"),
+    Verb("audit", "what is wrong with what agents remember: duplicates, secrets, loops", "audit"),
+    Verb("consolidate", "merge near-duplicate episodes, reversibly, and learn patterns", "consolidate"),
     Verb("export", "write everything that is stored to a JSONL file", "exporting"),
     Verb("import", "store what an export holds", "importing"),
     Verb("restore", "store again what a server lost and mirrors on this machine still have", "restore"),

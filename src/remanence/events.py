@@ -228,6 +228,24 @@ class Reembedded(Event, frozen=True):
     left: int
 
 
+class MemoriesConsolidated(Event, frozen=True):
+    """A pass over agents' memories in the background ended."""
+
+    level = "INFO"
+    text = "memories consolidated: {merged} merged, {learned} patterns learned, {forgotten} forgotten"
+    merged: int
+    learned: int
+    forgotten: int
+
+
+class ConsolidationFailed(Event, frozen=True):
+    """A pass over agents' memories in the background could not be made; it is tried again."""
+
+    level = "ERROR"
+    text = "memories could not be consolidated: {reason}"
+    reason: str
+
+
 class MemoryHeard(Event, frozen=True):
     """Another agent saved, changed or deleted a memory: `action` is add, update or delete."""
 

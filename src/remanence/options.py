@@ -140,6 +140,7 @@ class AgentOptions(TypedDict, total=False):
     use_interval: float
     compression_threshold: int
     context_tokens: int
+    consolidate_interval: float
     index_messages: bool
     tls_ca: str
     tls_cert: str

@@ -223,6 +223,13 @@ class Settings:
     context_tokens: int = option(
         2000, "REMANENCE_CONTEXT_TOKENS", "most tokens of a context for a model", least=0, most=10_000_000
     )
+    consolidate_interval: float = option(
+        3600.0,
+        "REMANENCE_CONSOLIDATE_INTERVAL",
+        "seconds between two passes over agents' memories in the background",
+        least=1.0,
+        most=YEAR,
+    )
     index_messages: bool = option(True, "REMANENCE_INDEX_MESSAGES", "whether session messages are found by search, too")
     embedder: str = option(
         "static", "REMANENCE_EMBEDDER", "what turns texts into vectors: static, minilm, none, or service:MODEL"
@@ -311,6 +318,7 @@ FACE_SETTINGS = (
     "extend_on_use",
     "compression_threshold",
     "context_tokens",
+    "consolidate_interval",
 )
 """What may differ between faces that share an engine."""
 

@@ -30,7 +30,7 @@ class RedisMemoryAdapter(AsyncOpened[Agents], Agents):
     ) -> None:
         """As `create_memory_adapter`, without waiting for anything."""
         settings = agent_settings(backend, redis_host, redis_port, redis_db, redis_password, embedder, dict(options))
-        who = identity(agent_id, working_capacity, enable_pubsub)
+        who = identity(agent_id, working_capacity, enable_pubsub, auto_consolidate)
         self._engine = shared_async(settings)
         if embedder is not None and not isinstance(embedder, str):
             self._engine.use_embedder(embedder)
@@ -74,8 +74,10 @@ async def create_memory_adapter(
     REDIS_URL, REDIS_HOST) and is the file where that names nothing. Redis need not be there: then memories are
     journalled on this machine and sent when it is back. `session_id` names a session to go on with; None begins one.
     `enable_pubsub` tells the channels `agent:memory:{type}` of changes, and the log of other agents'.
-    `working_capacity` is how many steps are read back. `embedder` is an object or function that embeds texts in
-    place of what the setting names. Raises `InvalidSetting`, `InvalidArgument` and `InvalidKey`.
+    `working_capacity` is how many steps are read back. `auto_consolidate` tends what is remembered in the background,
+    every `consolidate_interval` seconds: near-duplicate episodes are merged, reversibly, and patterns learned.
+    `embedder` is an object or function that embeds texts in place of what the setting names. Raises
+    `InvalidSetting`, `InvalidArgument` and `InvalidKey`.
     """
     made = RedisMemoryAdapter(
         backend,

@@ -121,11 +121,13 @@ def order(scores: Floats, found: Candidates) -> NDArray[np.intp]:
 
 
 def scaled(scores: Floats) -> Floats:
-    """From 0 for the worst to 1 for the best; all 0 where they are equal, but for rounding."""
+    """From 0 for the worst to 1 for the best; equals, but for rounding, are all 1 if they are more than nothing."""
     if len(scores) == 0:
         return scores
     low, high = scores.min(), scores.max()
-    return np.asarray((scores - low) / (high - low) if high - low > ALIKE else np.zeros(len(scores)))
+    if high - low > ALIKE:
+        return np.asarray((scores - low) / (high - low))
+    return np.full(len(scores), float(high > ALIKE))
 
 
 def scaled_known(scores: Floats) -> Floats:

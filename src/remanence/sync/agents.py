@@ -55,6 +55,10 @@ class MemoryArchitecture(Opened[Agents]):
     find = blocking(Agents.find)
     get_many = blocking(Agents.get_many)
     delete = blocking(Agents.delete)
+    consolidate_now = blocking(Agents.consolidate_now)
+    extract_patterns = blocking(Agents.extract_patterns)
+    unmerge = blocking(Agents.unmerge)
+    audit = blocking(Agents.audit)
     forget = blocking(Agents.forget)
     pin = blocking(Agents.pin)
     unpin = blocking(Agents.unpin)
@@ -79,7 +83,7 @@ class MemoryArchitecture(Opened[Agents]):
     ) -> None:
         """As `create_memory_adapter`; connects to nothing. The session is taken up by the first call."""
         settings = agent_settings(backend, redis_host, redis_port, redis_db, redis_password, embedder, dict(options))
-        who = identity(agent_id, working_capacity, enable_pubsub)
+        who = identity(agent_id, working_capacity, enable_pubsub, auto_consolidate)
         self._engine = shared_blocking(settings)
         if embedder is not None and not isinstance(embedder, str):
             self._engine.use_embedder(embedder)

@@ -8,10 +8,10 @@ from remanence.errors import InvalidArgument, WorldError
 from remanence.events import MemoryHeard
 from remanence.faces.agents.base import Identity
 from remanence.faces.agents.catalogue import Told
-from remanence.faces.agents.forgetting import Forgetting
 from remanence.faces.agents.library import Library
 from remanence.faces.agents.records import PREFIXES
 from remanence.faces.agents.types import TYPES, MemoryType
+from remanence.faces.agents.upkeep import Upkeep
 from remanence.faces.watching import Callback, Watcher, start
 from remanence.model import Wanted
 from remanence.protocols import Gateway
@@ -22,7 +22,7 @@ CHANNEL: Final = "agent:memory:"
 MOST_STEPS: Final = 10_000
 
 
-class Agents(Forgetting):
+class Agents(Upkeep):
     """An agent's memory, as coroutines. `RedisMemoryAdapter` and `MemoryArchitecture` are made of it."""
 
     def __init__(
@@ -48,6 +48,8 @@ class Agents(Forgetting):
         if self._who.pubsub and self._heard not in library.follower.listeners:
             self._joined = library
             library.follower.listeners.append(self._heard)
+        if self._who.consolidates:
+            self._tend()
         await super().initialize()
 
     async def _heard(self, op_id: str, told: Told) -> None:
@@ -68,7 +70,8 @@ class Agents(Forgetting):
             return
 
     def leave(self) -> None:
-        """Hear of nothing any more."""
+        """Hear of nothing any more, and tend nothing."""
+        self._stop_tending()
         if self._joined is not None and self._heard in self._joined.follower.listeners:
             self._joined.follower.listeners.remove(self._heard)
         self._joined = None

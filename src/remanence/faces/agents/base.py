@@ -91,6 +91,8 @@ class Identity:
     agent_id: str
     working_capacity: int = 50
     pubsub: bool = True
+    consolidates: bool = False
+    """Whether it tends what all remember, in the background."""
     counts_uses: bool = True
     """Whether what it finds counts as used: not for who only looks."""
 

@@ -72,10 +72,6 @@ class Episodes(Working):
         found: EpisodicMemory | None = await self._change("episodic", memory_id, edits)
         return found
 
-    async def delete_episode(self, memory_id: str) -> None:
-        """Delete an episode, from every index too. One that is not there is fine."""
-        await self._delete("episodic", memory_id)
-
     async def list_episodes(self, **listed: Unpack[Listed]) -> Page[EpisodicMemory]:
         """Episodes, newest first, a page at a time. Raises `InvalidArgument`."""
         return await self._list("episodic", listed)

@@ -189,7 +189,7 @@ class Follower:
         for key in others:
             if latest[key].kind == DELETED and key not in told and (named := _named(key)):
                 told[key] = Told(DELETED, *named, UNKNOWN)  # another process of this machine was faster
-        late = self._catalogue.claim(latest[key].op_id for key in others)
+        late = self._catalogue.claim(each.op_id for each in notices if each.op_id not in mine)
         for key in others:  # what was heard of before this process had noted that it wrote it
             if latest[key].op_id in late:
                 told.pop(key, None)

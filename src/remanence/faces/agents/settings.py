@@ -31,11 +31,13 @@ def agent_settings(
     return Settings.build(**{**options, "backend": backend})
 
 
-def identity(agent_id: str, working_capacity: int, pubsub: bool) -> Identity:
+def identity(agent_id: str, working_capacity: int, pubsub: bool, consolidates: bool) -> Identity:
     """Who remembers. Raises `InvalidArgument`."""
     if not isinstance(agent_id, str) or not agent_id:
         raise InvalidArgument("agent_id must be text, and not empty")
-    return Identity(agent_id=agent_id, working_capacity=working_capacity, pubsub=bool(pubsub))
+    return Identity(
+        agent_id=agent_id, working_capacity=working_capacity, pubsub=bool(pubsub), consolidates=bool(consolidates)
+    )
 
 
 class Manager:

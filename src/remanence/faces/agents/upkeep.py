@@ -1,0 +1,116 @@
+"""The verbs that tend what is remembered, and doing so in the background."""
+
+from collections.abc import Callable, Coroutine
+from datetime import timedelta
+from typing import Any, Final
+
+from msgspec.structs import replace
+
+from remanence import events
+from remanence.errors import RemanenceError, WorldError
+from remanence.faces.agents.forgetting import Forgetting
+from remanence.faces.agents.tending.audit import Audit, Checks, audit
+from remanence.faces.agents.tending.consolidation import consolidate, extract_patterns
+from remanence.faces.agents.tending.face import Tended
+from remanence.faces.agents.tending.joining import unmerge
+from remanence.faces.agents.tending.policy import Consolidated, Policy
+from remanence.faces.agents.tending.worker import Progress, Reword
+from remanence.faces.agents.types import EpisodicMemory, SemanticMemory
+from remanence.protocols import Signal
+
+LOOK: Final = 60.0
+"""Longest pause, in seconds, between two looks at whether it is time."""
+
+
+class Upkeep(Forgetting):
+    """Consolidation and the audit, at once or in the background."""
+
+    _closing: Signal | None = None
+
+    def _tended(self) -> Tended:
+        return Tended(self._opener(), self._librarian(), self._settings, self.agent_id)
+
+    def _policy(self, policy: Policy | None) -> Policy:
+        return policy or Policy(pattern_ttl=self._settings.semantic_ttl)
+
+    async def consolidate_now(
+        self, policy: Policy | None = None, progress: Progress | None = None, reword: Reword | None = None
+    ) -> Consolidated:
+        """Merge near-duplicate episodes, reversibly, and learn patterns; forget what `policy` says (else: nothing).
+
+        One worker tends a namespace at a time; one that was stopped is gone on with. `progress(stage, done, of)` tells
+        how far it is. `reword` may word new patterns better, and is not needed. Raises `Unavailable` while the server
+        is away.
+        """
+        return await consolidate(self._tended(), self._policy(policy), progress, reword)
+
+    async def extract_patterns(
+        self, min_episodes: int = 3, policy: Policy | None = None, reword: Reword | None = None
+    ) -> list[SemanticMemory]:
+        """Learn from episodes that are alike, at least `min_episodes` of them; what is known from them now.
+
+        Only new patterns, and those that grew. Raises `InvalidSetting` for fewer than 2, and as `consolidate_now`.
+        """
+        wanted = replace(self._policy(policy), min_episodes=min_episodes)
+        told = await extract_patterns(self._tended(), wanted, None, reword)
+        found = await self.get_many("semantic", [*told.patterns_made, *told.patterns_grown])
+        return list(found.values())
+
+    async def unmerge(self, memory_id: str) -> list[str]:
+        """Take a merge back: all episodes that were merged with this one are found again as they were; their ids.
+
+        Raises `Missing` where there is no such episode.
+        """
+        return await unmerge(self._tended(), memory_id)
+
+    async def audit(self, checks: Checks | None = None, progress: Progress | None = None) -> Audit:
+        """What is wrong with what is remembered: duplicates, stale and unused memories, secrets, loops, broken links.
+
+        Counts and ids, no text. Changes nothing.
+        """
+        return await audit(self._tended(), checks, progress)
+
+    async def delete_episode(self, memory_id: str) -> None:
+        """Delete an episode, from every index too, with those it stands for. One that is not there is fine."""
+        key = self._key("episodic", memory_id)
+        found = (await self._fetched([key])).get(key)
+        for each in found.merged_from if isinstance(found, EpisodicMemory) else ():
+            await self._delete("episodic", each)
+        await self._delete("episodic", memory_id)
+
+    # --- in the background ------------------------------------------------------------------------
+
+    def _tend(self) -> None:
+        """Consolidate every so often, as long as this memory is open. The second time nothing."""
+        if self._closing is None:
+            runtime = self._opener().runtime
+            self._closing = runtime.signal()
+            runtime.spawn("remanence-consolidate", self._tending(self._closing))
+
+    def _tending(self, closing: Signal) -> Callable[[], Coroutine[Any, Any, None]]:
+        async def work() -> None:
+            interval = self._settings.consolidate_interval
+            while not await closing.wait(min(LOOK, interval)):
+                try:
+                    await self._tend_if_due(timedelta(seconds=interval))
+                except WorldError:  # the server is away: there is time
+                    continue
+                except RemanenceError as error:
+                    self._librarian().tell(events.ConsolidationFailed(str(error)))
+
+        return work
+
+    async def _tend_if_due(self, interval: timedelta) -> None:
+        tended = self._tended()
+        mark = await tended.mark()
+        if mark is not None and mark.finished is not None and tended.now() - mark.finished < interval:
+            return
+        told = await self.consolidate_now()
+        if told.state == "done":
+            learned = len(told.patterns_made) + len(told.patterns_grown)
+            self._librarian().tell(events.MemoriesConsolidated(len(told.merged), learned, len(told.forgotten)))
+
+    def _stop_tending(self) -> None:
+        if self._closing is not None:
+            self._closing.set()
+            self._closing = None
