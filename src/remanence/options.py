@@ -142,6 +142,7 @@ class AgentOptions(TypedDict, total=False):
     context_tokens: int
     consolidate_interval: float
     index_messages: bool
+    index: Literal["local", "redis"]
     tls_ca: str
     tls_cert: str
     tls_key: str
@@ -152,4 +153,5 @@ class Options(AgentOptions, total=False):
     """The settings a face takes by name beside its own arguments; see `Settings` for what each means."""
 
     backend: Backend
+    index: Literal["local", "redis"]
     embedder: str

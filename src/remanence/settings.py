@@ -231,6 +231,12 @@ class Settings:
         most=YEAR,
     )
     index_messages: bool = option(True, "REMANENCE_INDEX_MESSAGES", "whether session messages are found by search, too")
+    index: Literal["local", "redis"] = option(
+        "local",
+        "REMANENCE_INDEX",
+        "local: a file on this machine; redis: vector sets on a Redis 8 server, for namespaces too large to mirror",
+        choices=("local", "redis"),
+    )
     embedder: str = option(
         "static", "REMANENCE_EMBEDDER", "what turns texts into vectors: static, minilm, none, or service:MODEL"
     )

@@ -14,11 +14,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from remanence import events
-from remanence.errors import InvalidArgument, InvalidSetting
+from remanence.errors import InvalidArgument, InvalidSetting, Misconfigured
 from remanence.feed.feed import Feed
 from remanence.observers import logging
 from remanence.protocols import Gateway, Runtime
 from remanence.runtime.asynchronous import AsyncRuntime
+from remanence.runtime.blocking import BlockingRuntime
 from remanence.settings import Settings
 from remanence.stores.direct import DirectStore
 from remanence.stores.memory import MemoryStore
@@ -36,6 +37,7 @@ from remanence.wire.redis import async_connect, blocking_connect
 if TYPE_CHECKING:
     from remanence.faces.agents.library import Library
     from remanence.search.embedders import Embedder
+    from remanence.search.redis import VectorSetIndex
 
 left_to_parent: list[Any] = []
 """What a forked child inherited and must neither use nor close."""
@@ -99,7 +101,8 @@ class Engine:
             found = self._libraries.get((id(gateway), settings.key_prefix))
             if found is None:
                 path, embedder = self._index_file(settings), self._embedder(settings)
-                found = Library(gateway, settings, path, embedder, self.events.tell)
+                shared = self._shared_index(settings, embedder) if settings.index == "redis" else None
+                found = Library(gateway, settings, path, embedder, self.events.tell, shared)
                 self._libraries[id(gateway), settings.key_prefix] = found
             return found
 
@@ -124,6 +127,17 @@ class Engine:
             return None
         named = f"{self.place} {settings.namespace} {settings.key_prefix}".encode()
         return settings.folder / "search" / f"{hashlib.blake2b(named, digest_size=8).hexdigest()}.db"
+
+    def _shared_index(self, settings: Settings, embedder: "Embedder | None") -> "VectorSetIndex":
+        """The index on the server. Raises `Misconfigured` where there is none, or no embedder."""
+        from remanence.search.redis import VectorSetIndex
+
+        if self._address is None:
+            raise Misconfigured("REMANENCE_INDEX=redis needs a Redis server: name one (REDIS_URL), or set it to local")
+        runtime = BlockingRuntime()  # in a loop, too: an index is asked aside, on threads
+        routes = routes_to(self._address, blocking_connect, runtime, settings)
+        places = [(route.keys, route.connect) for route in routes]
+        return VectorSetIndex(places, embedder, runtime, pool=settings.pool, deadline=settings.deadline)
 
     def _libraries_of(self, gateway: Gateway) -> "list[Library]":
         """The libraries of a gateway, which are the engine's no more."""

@@ -95,13 +95,18 @@ class Words:
                 found[term] = Postings(places, self._counts[entries])
         return found
 
-    def scores(self, held: Iterable[Postings], pieces: int, average: float) -> NDArray[np.float64]:
-        """The score of each place, 0 where no term is held, among `pieces` of `average` terms each."""
+    def scores(
+        self, held: Iterable[Postings], pieces: int, average: float, holding: Sequence[int] | None = None
+    ) -> NDArray[np.float64]:
+        """The score of each place, 0 where no term is held, among `pieces` of `average` terms each.
+
+        `holding`: how many of all pieces hold each term, where those here are not all.
+        """
         found = np.zeros(self._pieces)
-        for term in held:
+        for at, term in enumerate(held):
             counts = term.counts.astype(np.float64)
             norms = K1 * (1 - B + B * self._lengths[term.places] / max(average, 1e-9))
-            weight = rarity(pieces, len(term.places)) * (K1 + 1)
+            weight = rarity(pieces, len(term.places) if holding is None else holding[at]) * (K1 + 1)
             found[term.places] += weight * counts / (counts + norms)
         return found
 

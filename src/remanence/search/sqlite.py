@@ -5,31 +5,25 @@ every process, as soon as the call that made it returns.
 """
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
-import msgspec
-import numpy as np
-
-from remanence.errors import Closed, InvalidArgument, Misconfigured, WorldError
+from remanence.errors import Closed, Misconfigured, WorldError
 from remanence.search import bm25
 from remanence.search.columns import Columns
+from remanence.search.documents import Cut, checked, checked_changes, checked_question, clean, converted, cut
 from remanence.search.embedders import Embedder
 from remanence.search.finding import Question, Search
 from remanence.search.listing import counted, listed, page_of
 from remanence.search.meaning import Made, Meaning
-from remanence.search.query import asked, pieces, segmented, timed, with_parts
+from remanence.search.query import asked, segmented, timed, with_parts
 from remanence.search.shelf import KEPT, Piece, Shelf
-from remanence.search.types import EVERYTHING, MODES, NOTHING, Document, Favour, Filter, Hit, Mode
+from remanence.search.types import EVERYTHING, NOTHING, Document, Favour, Filter, Hit, Mode, Source
 from remanence.wire.sqlite import Database, sql_text
 
 SCHEMA: Final = 2
-_AMENDABLE: Final = frozenset({"success", "importance", "trust", "expires", "uses"})
 _SWEPT: Final = 1000
-
-Source = Callable[[Sequence[str]], Mapping[str, Document]]
-"""Gives the documents of these ids, as far as they exist."""
 
 
 class SQLiteIndex:
@@ -76,12 +70,12 @@ class SQLiteIndex:
         While the embedder is away they are found by their words, until `reembed` makes what is owed. Raises
         `InvalidArgument` for a document without id, or with text or numbers that cannot be stored.
         """
-        latest = {document.id: _checked(document) for document in documents}
-        cut = _cut(list(latest.values()))
-        made = self._meaning.of_texts(cut.texts)  # outside: nobody waits for an embedder
+        latest = {document.id: checked(document) for document in documents}
+        parted = cut(list(latest.values()))
+        made = self._meaning.of_texts(parted.texts)  # outside: nobody waits for an embedder
         with self._mutex:
             database = self._connected()
-            prepared = self._prepared(cut, made)
+            prepared = self._prepared(parted, made)
             with database.transaction():
                 shelf = Shelf(database)
                 version = shelf.next_version()
@@ -96,13 +90,11 @@ class SQLiteIndex:
         with self._writing() as (shelf, version):
             if within is not None:
                 within(self._connected())
-            return sum(shelf.remove(_clean(id), version) for id in dict.fromkeys(ids))
+            return sum(shelf.remove(clean(id), version) for id in dict.fromkeys(ids))
 
     def amend(self, id: str, **changes: Any) -> bool:
         """Change `success`, `importance`, `trust`, `expires` or `uses` of a document; False where there is none."""
-        if not changes or not _AMENDABLE.issuperset(changes):
-            raise InvalidArgument(f"only {', '.join(sorted(_AMENDABLE))} can be amended: put the document again")
-        _checked(msgspec.structs.replace(Document(id=id, text=""), **changes))
+        checked_changes(id, changes)
         with self._writing() as (shelf, version):
             return shelf.amend(id, changes, version)
 
@@ -140,11 +132,11 @@ class SQLiteIndex:
         if not rows:
             return None
         found = source([id for _, id in rows])
-        cut = _cut([_checked(found[id]) for _, id in rows if id in found])
-        made = self._meaning.surely(cut.texts)
+        parted = cut([checked(found[id]) for _, id in rows if id in found])
+        made = self._meaning.surely(parted.texts)
         with self._mutex:
             database = self._connected()
-            prepared = {document.id: (document, pieces) for document, pieces in self._prepared(cut, made)}
+            prepared = {document.id: (document, pieces) for document, pieces in self._prepared(parted, made)}
             with database.transaction():  # not while it was embedded: others write meanwhile
                 shelf = Shelf(database)
                 version = shelf.next_version()
@@ -157,11 +149,11 @@ class SQLiteIndex:
         when = timed(f"{document.text} {document.caption}")
         shelf.put(document, when, prepared, self._maker, version)
 
-    def _prepared(self, cut: "_Cut", made: Sequence[Made]) -> list[tuple[Document, list[Piece]]]:
+    def _prepared(self, parted: Cut, made: Sequence[Made]) -> list[tuple[Document, list[Piece]]]:
         """The pieces of each document as they are stored. Nothing is stored yet."""
         meanings = iter(made)
         found = []
-        for document, parts in zip(cut.documents, cut.parts, strict=True):
+        for document, parts in zip(parted.documents, parted.parts, strict=True):
             stored = []
             for text in parts:
                 terms = self._tokens(with_parts(segmented(text)))
@@ -191,9 +183,8 @@ class SQLiteIndex:
         While the embedder is away, "fused" goes without it, and `away` tells why; "semantic" raises its error.
         Raises `InvalidArgument` for a limit below 1, another mode, or a filter with a wrong type.
         """
-        if mode not in MODES or not isinstance(limit, int) or limit < 1 or not isinstance(query, str):
-            raise InvalidArgument(f"a query is text, its limit at least 1, its mode one of {', '.join(MODES)}")
-        only, favour = _converted(only, Filter), _converted(favour, Favour)
+        checked_question(query, limit, mode)
+        only, favour = converted(only, Filter), converted(favour, Favour)
         sought = None if mode == "keyword" else self._meaning.of_question(query)
         if mode == "semantic" and self.away is not None:
             raise type(self.away)(*self.away.args) from self.away
@@ -208,7 +199,7 @@ class SQLiteIndex:
 
         Raises `InvalidArgument` for an `after` of no such page.
         """
-        only, place = _converted(only, Filter), page_of(after)
+        only, place = converted(only, Filter), page_of(after)
         with self._mutex, self._reading() as shelf:
             return listed(self._refreshed(shelf), only, limit, place, self._clock())
 
@@ -323,52 +314,3 @@ def _prepare(database: Database) -> None:
             f"{database.path} was written by a later version of Remanence (its format is {found}, "
             f"this version knows {SCHEMA}): upgrade remanence here"
         )
-
-
-class _Cut(NamedTuple):
-    """Documents with the pieces of their texts."""
-
-    documents: Sequence[Document]
-    parts: Sequence[Sequence[str]]
-
-    @property
-    def texts(self) -> list[str]:
-        """The pieces of all."""
-        return [text for parts in self.parts for text in parts]
-
-
-def _cut(documents: Sequence[Document]) -> _Cut:
-    parts = [
-        pieces(document.text, "" if document.role else document.speaker, document.caption, document.date)
-        for document in documents
-    ]
-    return _Cut(documents, parts)
-
-
-def _checked(document: Document) -> Document:
-    """The document, if it can be stored; text that UTF-8 cannot hold is replaced within the text alone."""
-    try:
-        found = msgspec.convert(msgspec.to_builtins(document), Document)
-        msgspec.json.encode((found.id, found.kind, found.session, found.speaker, found.role, found.tags, found.agent))
-    except (msgspec.ValidationError, UnicodeEncodeError) as error:
-        raise InvalidArgument("a document has a field of a wrong type, or a name that UTF-8 cannot hold") from error
-    if not found.id:
-        raise InvalidArgument("a document needs an id")
-    numbers = (found.importance, found.trust, found.created, found.expires or 0.0)
-    if not np.all(np.isfinite(numbers)) or abs(found.position) >= 1 << 62 or abs(found.uses) >= 1 << 62:
-        raise InvalidArgument("a document has a number that is not finite, or too large")
-    return msgspec.structs.replace(
-        found, text=_clean(found.text), caption=_clean(found.caption), date=_clean(found.date)
-    )
-
-
-def _clean(text: str) -> str:
-    """The text without halves of letters, which UTF-8 cannot hold."""
-    return text if text.isascii() else text.encode("utf-8", "replace").decode()
-
-
-def _converted(value: Any, kind: Any) -> Any:
-    try:
-        return msgspec.convert(msgspec.to_builtins(value), kind)
-    except (msgspec.ValidationError, TypeError) as error:
-        raise InvalidArgument(f"a {kind.__name__} has a field of a wrong type: {error}") from error

@@ -1,9 +1,11 @@
-"""What is put into an index, what it is asked, and what it answers: frozen values."""
+"""What is put into an index, what it is asked, and what it answers: frozen values; and what every index does."""
 
-from collections.abc import Mapping
-from typing import Final, Literal
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Final, Literal, Protocol
 
 import msgspec
+
+from remanence.errors import WorldError
 
 Mode = Literal["fused", "keyword", "semantic"]
 MODES: Final = ("fused", "keyword", "semantic")
@@ -83,3 +85,62 @@ class Hit(msgspec.Struct, frozen=True, kw_only=True):
     score: float
     parts: Mapping[str, float] | None = None
     """With `explain`: what each reason gave, which together are the score."""
+
+
+Source = Callable[[Sequence[str]], Mapping[str, Document]]
+"""Gives the documents of these ids, as far as they exist."""
+
+
+class Index(Protocol):
+    """Documents of one namespace, found by what is asked. It names ids; the documents themselves are elsewhere.
+
+    A change is found, by whoever shares the index, as soon as the call that made it returns. What was removed, or
+    whose time is over, is never found. Methods raise `InvalidArgument` for what cannot be, and the `WorldError`
+    family where the index's place cannot be reached.
+    """
+
+    def put(self, documents: Sequence[Document]) -> None:
+        """Add documents; one that is there already is replaced, each at once and as a whole."""
+
+    def remove(self, ids: Sequence[str]) -> int:
+        """Remove documents; returns how many there were."""
+
+    def amend(self, id: str, **changes: Any) -> bool:
+        """Change `success`, `importance`, `trust`, `expires` or `uses` of a document; False where there is none."""
+
+    def sweep(self) -> int:
+        """Remove some of the documents whose time is over; returns how many. They are not found in any case."""
+
+    def reembed(self, source: Source, batch: int = 200) -> Iterator[tuple[int, int]]:
+        """Embed what another embedder embedded, and what this one owes; yields (done, left) after each batch."""
+
+    def search(
+        self,
+        query: str,
+        *,
+        limit: int = 10,
+        mode: Mode = "fused",
+        only: Filter = EVERYTHING,
+        favour: Favour = NOTHING,
+        explain: bool = False,
+    ) -> list[Hit]:
+        """The best `limit` documents that `only` admits, best first."""
+
+    def counts(self) -> dict[str, int]:
+        """How many documents of each kind there are."""
+
+    @property
+    def away(self) -> WorldError | None:
+        """Why the embedder could not be used the last time that it was needed; None when it could."""
+
+    def __len__(self) -> int:
+        """How many documents are held."""
+
+    def let_go(self) -> None:
+        """Hold nothing open until the next call: before a fork."""
+
+    def close(self) -> None:
+        """Hold nothing open any more."""
+
+    def list(self, only: Filter = EVERYTHING, limit: int = 100, after: str = "") -> tuple[list[str], str]:
+        """The ids of what `only` admits, newest first, and where to go on with `after`, "" at the end."""

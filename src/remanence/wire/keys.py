@@ -126,6 +126,10 @@ class Keyspace:
         """Where the earlier versions of a record are kept."""
         return f"{self._own}h:{key}"
 
+    def index(self, part: str) -> str:
+        """Where a part of the search index is kept, if the server keeps that."""
+        return f"{self._own}i:{part}"
+
     def pair(self, key: str) -> tuple[str, str]:
         """Both, for every write needs both."""
         return self.prefix + key, f"{self._own}d:{key}"

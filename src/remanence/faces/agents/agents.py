@@ -43,13 +43,17 @@ class Agents(Upkeep):
         self._joined: Library | None = None
 
     async def initialize(self) -> None:
-        """Take up the session where it was left, and hear of other agents. Other calls do so by themselves."""
+        """Take up the session where it was left, and hear of other agents. Other calls do so by themselves.
+
+        Raises `Misconfigured` where the setting `index` asks for what the server does not have.
+        """
         library = self._librarian()
         if self._who.pubsub and self._heard not in library.follower.listeners:
             self._joined = library
             library.follower.listeners.append(self._heard)
         if self._who.consolidates:
             self._tend()
+        await library.catalogue.opened()
         await super().initialize()
 
     async def _heard(self, op_id: str, told: Told) -> None:

@@ -22,7 +22,7 @@ from remanence.protocols import Runtime
 from remanence.search.bodies import Bodies, Body
 from remanence.search.embedders import Embedder
 from remanence.search.sqlite import SQLiteIndex
-from remanence.search.types import EVERYTHING, NOTHING, Document, Favour, Filter, Hit, Mode
+from remanence.search.types import EVERYTHING, NOTHING, Document, Favour, Filter, Hit, Index, Mode
 from remanence.wire.sqlite import Database, FileDamaged, usable_folder
 
 _FOLLOWED: Final = "log"
@@ -64,7 +64,8 @@ class Catalogue:
         self._runtime = runtime
         self._tell = tell
         self.mutex = threading.RLock()
-        self.index = SQLiteIndex(self._opened, embedder, runtime.wall, mutex=self.mutex)
+        self._local = SQLiteIndex(self._opened, embedder, runtime.wall, mutex=self.mutex)
+        self.index: Index = self._local
         self.mine: dict[str, Told] = {}
         """What this process did, by the operation, until it is heard of."""
         self._order: deque[str] = deque()
@@ -146,18 +147,18 @@ class Catalogue:
                 (amended if before is not None and _only_amended(before, each) else fresh).append(each)
         if fresh:
             bodies = [each.body for each in fresh]
-            self.index.put([each.document for each in fresh], lambda database: Bodies(database).put(bodies))
+            self._local.put([each.document for each in fresh], lambda database: Bodies(database).put(bodies))
         for each in amended:
             self.index.amend(each.body.id, **{name: getattr(each.document, name) for name in _CHANGING})
         if amended:
-            with self.index.beside() as database:
+            with self._local.beside() as database:
                 Bodies(database).put([each.body for each in amended])
 
     async def remove(self, ids: Sequence[str]) -> None:
         """Have these found no more."""
         if ids:
             self.removed(ids)
-            await self._runtime.aside(lambda: self.index.remove(ids, lambda database: Bodies(database).remove(ids)))
+            await self._runtime.aside(lambda: self._local.remove(ids, lambda database: Bodies(database).remove(ids)))
 
     # --- asking ---------------------------------------------------------------------------------
 
@@ -186,14 +187,14 @@ class Catalogue:
         return await self._runtime.aside(lambda: self._get(ids))
 
     def _get(self, ids: Sequence[str]) -> dict[str, Body]:
-        with self.index.beside() as database:
+        with self._local.beside() as database:
             return Bodies(database).get(ids)
 
     async def last(self, beginning: str, more: int) -> tuple[int, str]:
         """How many ids are this and `more` bytes, and the version of the last of them, "" where there is none."""
 
         def told() -> tuple[int, str]:
-            with self.index.beside() as database:
+            with self._local.beside() as database:
                 return Bodies(database).last(beginning, more)
 
         return await self._runtime.aside(told)
@@ -202,7 +203,7 @@ class Catalogue:
         """The version of each whose id begins like this."""
 
         def told() -> dict[str, str]:
-            with self.index.beside() as database:
+            with self._local.beside() as database:
                 return Bodies(database).etags(beginning)
 
         return await self._runtime.aside(told)
@@ -210,6 +211,14 @@ class Catalogue:
     async def counts(self) -> dict[str, int]:
         """How many memories of each kind can be found."""
         return await self._runtime.aside(self.index.counts)
+
+    async def opened(self) -> None:
+        """Raises `Misconfigured` where there can be no such index."""
+
+    @property
+    def owes(self) -> bool:
+        """Whether there may be something to embed anew."""
+        return self.index.away is not None
 
     async def reembed(self) -> AsyncIterator[tuple[int, int]]:
         """See `SQLiteIndex.reembed`."""
@@ -237,7 +246,7 @@ class Catalogue:
         """How far the log was followed, None before all was read once."""
 
         def told() -> str | None:
-            with self.index.beside() as database:
+            with self._local.beside() as database:
                 return Bodies(database).cursor(_FOLLOWED)
 
         return await self._runtime.aside(told)
@@ -246,7 +255,7 @@ class Catalogue:
         """Note how far the log was followed."""
 
         def note() -> None:
-            with self.index.beside() as database:
+            with self._local.beside() as database:
                 Bodies(database).reached(_FOLLOWED, cursor)
 
         await self._runtime.aside(note)
@@ -256,7 +265,7 @@ class Catalogue:
 
         def some() -> None:
             while self.index.sweep():
-                with self.index.beside() as database:
+                with self._local.beside() as database:
                     while gone := Bodies(database).gone(1000):
                         Bodies(database).remove(gone)
 

@@ -1,9 +1,9 @@
 """What the faces of agents of one engine share: the catalogue, who keeps it, and which memories were used."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from remanence import events
 from remanence.errors import RemanenceError
@@ -14,6 +14,9 @@ from remanence.protocols import Gateway, Task
 from remanence.search.embedders import Embedder
 from remanence.settings import Settings
 from remanence.stores.edits import edit
+
+if TYPE_CHECKING:
+    from remanence.search.redis import VectorSetIndex
 
 MOST_USES: Final = 10_000
 """Memories whose uses are gathered at most; further ones count when these are written down."""
@@ -33,21 +36,31 @@ class Library:
         path: Path | None,
         embedder: Embedder | None,
         tell: Callable[[events.Event], None],
+        shared: "VectorSetIndex | None" = None,
     ) -> None:
-        """`path`: the index's file, None for none. Starts to follow the store."""
+        """`path`: the index's file, None for none; `shared`: what takes its place. Starts to follow the store."""
         self._gateway = gateway
         self.tell = tell
         self.embedder = embedder
-        self.catalogue = Catalogue(path, embedder, gateway.runtime, tell, settings.key_prefix)
-        self.follower = Follower(
-            gateway,
-            self.catalogue,
-            tell,
-            messages=settings.key_prefix if settings.index_messages else None,
-            lock=None if path is None else path.with_suffix(".lock"),
-            deadline=settings.deadline,
-        )
         self.uses = Uses(gateway, settings.use_interval)
+        self.catalogue: Catalogue
+        self.follower: Follower
+        if shared is None:
+            self.catalogue = Catalogue(path, embedder, gateway.runtime, tell, settings.key_prefix)
+            self.follower = Follower(
+                gateway,
+                self.catalogue,
+                tell,
+                messages=settings.key_prefix if settings.index_messages else None,
+                lock=None if path is None else path.with_suffix(".lock"),
+                deadline=settings.deadline,
+            )
+        else:
+            from remanence.faces.agents.shared import Hearer, SharedCatalogue  # loaded by those alone who use it
+
+            catalogue = SharedCatalogue(shared, gateway.runtime, tell)
+            hearer = Hearer(gateway, catalogue, tell, deadline=settings.deadline)
+            self.catalogue, self.follower, self.uses.noted = catalogue, hearer, hearer.refresh
         self.catalogue.removed = self.uses.forget
         self.follower.chores.append(self.uses.note_down)
         self._closing = gateway.runtime.signal()
@@ -87,7 +100,7 @@ class Library:
                 pass
             if await self._closing.wait(EMBEDDING):
                 return
-            owing = self.catalogue.index.away is not None
+            owing = self.catalogue.owes
 
 
 class Uses:
@@ -104,6 +117,8 @@ class Uses:
         self._counts: dict[str, int] = {}
         self._lifetimes: dict[str, int] = {}
         self._noted = gateway.runtime.monotonic()
+        self.noted: Callable[[Sequence[str]], Awaitable[None]] | None = None
+        """Is told of what was noted in which memories, where no log is followed for it."""
 
     def used(self, keys: Iterable[str]) -> None:
         """Memories were used."""
@@ -138,6 +153,8 @@ class Uses:
             await self._gateway.write(patches, ack="journal")
         except RemanenceError:  # the journal is full, or closed: statistics are not worth an error to anybody
             return
+        if self.noted is not None:
+            await self.noted(list(counts))
 
 
 def _note(key: str, count: int, lifetime: int, wall: float) -> Patch:

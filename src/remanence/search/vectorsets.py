@@ -1,0 +1,227 @@
+"""What an index asks of one partition's server: each question and each change is one trip."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+import msgspec
+
+from remanence.errors import Misconfigured
+from remanence.protocols import Runtime
+from remanence.search.entries import Command, Entry, Names
+from remanence.wire.keys import Keyspace
+from remanence.wire.pool import LinkPool
+from remanence.wire.redis import Command as Words
+from remanence.wire.redis import Connect
+from remanence.wire.refusals import Refusal, refused
+from remanence.wire.scripts import Script
+
+TOGETHER: Final = 25
+"""Documents that are changed in one trip: a server takes about 10 ms for so many."""
+EFFORT: Final = 20_000
+"""Memories, nearest first, that a filter may refuse before the server gives up looking."""
+NEEDED: Final = (
+    "REMANENCE_INDEX=redis needs vector sets, which Redis has from version 8 on: take one, or set it to local"
+)
+_PAGE: Final = 1000
+_LEASE_MS: Final = 60_000
+
+Swap = tuple[str, bytes, Sequence[Command]]
+"""An id, what was seen of it, and the commands that change it."""
+
+
+class Part:
+    """An index's part in one partition."""
+
+    def __init__(self, keys: Keyspace, connect: Connect, runtime: Runtime, pool: int, deadline: float) -> None:
+        """Talks to nobody yet."""
+        self.names = Names(keys)
+        self._runtime = runtime
+        self._deadline = deadline
+        self._pool = LinkPool(connect, runtime, pool)
+        self._swap = Script("swap.lua")
+        self._joined: set[str] = set()
+
+    async def open(self) -> None:
+        """Raises `Misconfigured` where the server has no vector sets."""
+        (told,) = await self._exchange([("VCARD", self.names.vectors("", ""))])
+        if isinstance(told, Refusal):
+            if "unknown command" in str(told).lower():
+                raise Misconfigured(NEEDED)
+            raise refused(told)
+
+    async def makers(self, mine: str) -> list[str]:
+        """Whose vectors are kept here, `mine` among them; who is new owes the vectors of all that is there."""
+        if mine and mine not in self._joined:
+            await self._join(mine)
+            self._joined.add(mine)
+        (told,) = await self._asked([("SMEMBERS", self.names.makers)])
+        return sorted({each.decode() for each in told} | ({mine} if mine else set()))
+
+    async def _join(self, mine: str) -> None:
+        joined = f"{mine} joined"
+        there, _ = await self._asked([("HEXISTS", self.names.totals, joined), ("SADD", self.names.makers, mine)])
+        cursor = "" if there else "0"
+        while cursor:
+            ((following, page),) = await self._asked(
+                [("HSCAN", self.names.entries, cursor, "COUNT", str(_PAGE), "NOVALUES")]
+            )
+            if page:
+                await self._asked([("SADD", self.names.owed(mine), *page)])
+            cursor = "" if following == b"0" else following.decode()
+        await self._asked([("HSET", self.names.totals, joined, "1")])
+
+    async def entries(self, ids: Sequence[str]) -> list[bytes]:
+        """What is held of these documents, b"" for nothing."""
+        if not ids:
+            return []
+        (told,) = await self._asked([("HMGET", self.names.entries, *ids)])
+        return [each or b"" for each in told]
+
+    async def swap(self, swaps: Sequence[Swap]) -> list[bool]:
+        """Change documents that are as they were seen; which were."""
+        if not swaps:
+            return []
+        words = [self._words(*each) for each in swaps]
+        told = await self._exchange(words)
+        unknown = [at for at, each in enumerate(told) if isinstance(each, Refusal) and each.word == "NOSCRIPT"]
+        if unknown:
+            again = await self._exchange([["EVAL", self._swap.text, *words[at][2:]] for at in unknown])
+            for at, each in zip(unknown, again, strict=True):
+                told[at] = each
+        return [bool(_checked(each)) for each in told]
+
+    def _words(self, id: str, seen: bytes, commands: Sequence[Command]) -> list[str | bytes]:
+        keys = sorted({str(command[1]) for command in commands} - {self.names.entries})
+        told = [word for command in commands for word in (str(len(command)), *command)]
+        return self._swap.words(str(1 + len(keys)), self.names.entries, *keys, id, seen, *told)
+
+    async def nearest(
+        self, maker: str, kinds: Sequence[str], vector: bytes, count: int, only: str
+    ) -> tuple[dict[str, float], bool]:
+        """The ids of the nearest pieces of these kinds with their cosines, and whether there are no more."""
+        ask = ("FP32", vector, "WITHSCORES", "COUNT", str(count), "EF", str(count), "FILTER", only)
+        effort = ("FILTER-EF", str(max(EFFORT, count)))
+        told = await self._asked([("VSIM", self.names.vectors(maker, kind), *ask, *effort) for kind in kinds])
+        found: dict[str, float] = {}
+        for page in told:
+            for element, score in _pairs(page):
+                id = element.decode().partition(":")[2]
+                found[id] = max(found.get(id, -1.0), 2 * float(score) - 1)
+        return found, all(len(page) < 2 * count for page in told)
+
+    async def counted(self, terms: Sequence[str]) -> tuple[int, int, list[int]]:
+        """How many pieces there are, of how many terms, and how many of them hold each of these terms."""
+        commands: list[Words] = [("HMGET", self.names.totals, "p", "t")]
+        if terms:
+            commands.append(("HMGET", self.names.rarity, *terms))
+        told = await self._asked(commands)
+        pieces, length = (int(each or 0) for each in told[0])
+        return pieces, length, [int(each or 0) for each in told[1]] if terms else []
+
+    async def newest(
+        self, kind: str, place: tuple[float, str] | None, limit: int, wanted: Callable[[Entry], bool]
+    ) -> list[tuple[float, str]]:
+        """At most `limit` documents of a kind behind `place` by when they were created, newest first."""
+        found: list[tuple[float, str]] = []
+        begin, offset = ("+inf" if place is None else repr(place[0])), 0
+        while len(found) < limit:
+            part = ("LIMIT", str(offset), str(_PAGE), "WITHSCORES")
+            (page,) = await self._asked([("ZREVRANGEBYSCORE", self.names.ages(kind), begin, "-inf", *part)])
+            rows = [(float(score), id.decode()) for id, score in _pairs(page)]
+            rows = [row for row in rows if place is None or row < place]
+            held = await self.entries([id for _, id in rows])
+            for row, entry in zip(rows, held, strict=True):
+                if entry and wanted(msgspec.msgpack.decode(entry, type=Entry)):
+                    found.append(row)
+            offset += _PAGE
+            if len(page) < 2 * _PAGE:
+                break
+        return found[:limit]
+
+    async def kinds(self) -> list[str]:
+        """The kinds that there are, or were."""
+        (told,) = await self._asked([("SMEMBERS", self.names.kinds)])
+        return sorted(each.decode() for each in told)
+
+    async def living(self, now: float) -> dict[str, int]:
+        """How many documents of each kind live."""
+        kinds = await self.kinds()
+        told = await self._asked(
+            [
+                command
+                for kind in kinds
+                for command in (
+                    ("ZCARD", self.names.ages(kind)),
+                    ("ZCOUNT", self.names.ends(kind), "-inf", repr(now)),
+                )
+            ]
+        )
+        return {kind: int(all_) - int(over) for kind, (all_, over) in zip(kinds, _pairs(told), strict=True)}
+
+    async def held(self) -> int:
+        """How many documents are held."""
+        (told,) = await self._asked([("HLEN", self.names.entries)])
+        return int(told)
+
+    async def ended(self, now: float, count: int) -> list[str]:
+        """At most `count` ids of each kind whose time is over."""
+        kinds = await self.kinds()
+        told = await self._asked(
+            [
+                ("ZRANGE", self.names.ends(kind), "-inf", repr(now), "BYSCORE", "LIMIT", "0", str(count))
+                for kind in kinds
+            ]
+        )
+        return [id.decode() for page in told for id in page]
+
+    async def owed(self, maker: str, count: int) -> tuple[list[str], int]:
+        """Some ids whose vectors a maker has yet to make, and how many there are."""
+        await self.makers(maker)
+        name = self.names.owed(maker)
+        ids, left = await self._asked([("SRANDMEMBER", name, str(count)), ("SCARD", name)])
+        return [id.decode() for id in ids], int(left)
+
+    async def filling(self, who: str) -> bool | None:
+        """Whether `who` has the lease of filling the index, which lasts a minute; None where it is filled."""
+        lease = f"{self.names.filled}:lease"
+        done, _, has = await self._asked(
+            [
+                ("EXISTS", self.names.filled),
+                ("SET", lease, who, "NX", "PX", str(_LEASE_MS)),
+                ("GET", lease),
+            ]
+        )
+        if done:
+            return None
+        if has != who.encode():
+            return False
+        await self._asked([("PEXPIRE", lease, str(_LEASE_MS))])
+        return True
+
+    async def filled(self, whole: bool) -> None:
+        """Note whether the index is filled, and let go of the lease."""
+        note: Words = ("SET", self.names.filled, "1") if whole else ("DEL", self.names.filled)
+        await self._asked([note, ("DEL", f"{self.names.filled}:lease")])
+
+    async def _asked(self, commands: Sequence[Words]) -> list[Any]:
+        return [_checked(each) for each in await self._exchange(commands)]
+
+    async def _exchange(self, commands: Sequence[Words]) -> list[Any]:
+        if not commands:
+            return []
+        deadline = self._runtime.monotonic() + self._deadline
+        return await self._pool.use(deadline, lambda link: link.exchange(commands, deadline))
+
+    def close(self) -> None:
+        """Close the links that nobody uses now; later calls open others."""
+        self._pool.close()
+
+
+def _pairs(page: Sequence[Any]) -> "zip[tuple[Any, Any]]":
+    return zip(page[::2], page[1::2], strict=True)
+
+
+def _checked(reply: Any) -> Any:
+    if isinstance(reply, Refusal):
+        raise refused(reply)
+    return reply

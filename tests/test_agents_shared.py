@@ -1,0 +1,237 @@
+"""Agents whose index is on the server: what one process saves, every process finds; a machine keeps nothing."""
+
+import asyncio
+import contextlib
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from remanence import MemoryArchitecture, create_memory_adapter
+from remanence.errors import Misconfigured
+from remanence.testing.servers import Server, available_servers
+
+NO_REDIS_8 = "no Redis 8 here: put one on PATH, or name its binary in REMANENCE_TEST_REDIS8"
+TIMEOUT = 20.0
+Opens = Callable[..., MemoryArchitecture]
+
+
+@pytest.fixture(scope="module")
+def redis8() -> Iterator[Server]:
+    if "redis8" not in available_servers():
+        pytest.skip(NO_REDIS_8)
+    with Server("redis8") as server:
+        yield server
+
+
+@pytest.fixture
+def opens(redis8: Server, namespace: str, tmp_path: Path) -> Iterator[Opens]:
+    """Opens memories of one namespace, each as on a machine of its own."""
+    with contextlib.ExitStack() as stack:
+
+        def opened(agent_id: str = "a", **options: Any) -> MemoryArchitecture:
+            told = {
+                "url": redis8.url,
+                "namespace": namespace,
+                "index": "redis",
+                "path": str(tmp_path / uuid.uuid4().hex),
+            }
+            return stack.enter_context(MemoryArchitecture(backend="redis", agent_id=agent_id, **{**told, **options}))
+
+        yield opened
+
+
+def eventually(what: Callable[[], Any]) -> Any:
+    limit = time.monotonic() + TIMEOUT
+    while not (found := what()):
+        assert time.monotonic() < limit, "it never came"
+        time.sleep(0.02)
+    return found
+
+
+def names(found):
+    return [each.skill_name for each in found]
+
+
+def test_what_one_saves_the_other_finds_at_once(opens):
+    one, other = opens("a"), opens("b")
+    one.save_skill("open_door", "Open the door with a key", [], tags=["x"])
+    assert names(other.search_skills("how do I open doors")) == ["open_door"]
+    episode = one.save_episode("Bake bread", "It rose", True, 3.0)
+    assert [each.memory_id for each in other.search_episodes("bread")] == [episode.memory_id]
+    assert [each.memory_id for each in other.list_episodes()] == [episode.memory_id]
+    assert other.get_stats()["episodic"] == 1
+    assert other.search_all("bread")["episodic"][0].outcome == "It rose"
+    assert "Bake bread" in other.get_enriched_context("bread")
+    explained = one.search_skills("door", explain=True)[0]
+    assert explained.score == pytest.approx(sum(explained.parts.values()))
+
+
+def test_nothing_is_kept_on_this_machine(opens, tmp_path):
+    memory = opens()
+    memory.save_skill("open_door", "Open the door with a key", [])
+    assert names(memory.search_skills("door"))
+    assert not list(tmp_path.rglob("search/*"))
+
+
+def test_another_process_finds_it(opens, redis8, namespace, tmp_path):
+    program = (
+        "import sys; from remanence import MemoryArchitecture\n"
+        "with MemoryArchitecture(backend='redis', agent_id='there', url=sys.argv[1], namespace=sys.argv[2], "
+        "index='redis', path=sys.argv[3]) as memory:\n"
+        "    print([each.skill_name for each in memory.search_skills('door')])\n"
+        "    memory.save_skill('close_window', 'Close the window', [])\n"
+    )
+    memory = opens()
+    memory.save_skill("open_door", "Open the door with a key", [])
+    words = [sys.executable, "-c", program, redis8.url, namespace, str(tmp_path / "there")]
+    told = subprocess.run(words, capture_output=True, text=True, timeout=60, check=True)
+    assert told.stdout == "['open_door']\n"
+    assert names(memory.search_skills("window", limit=1)) == ["close_window"]
+
+
+def test_what_is_deleted_or_changed_is_found_so_by_all(opens):
+    one, other = opens("a"), opens("b")
+    bread = one.add_semantic("Bread needs salt", "baking", tags=["food"])
+    door = one.add_semantic("Doors need keys", "house")
+    one.update_semantic(bread.memory_id, pattern="Soup needs salt", tags=["kitchen"])
+    assert [each.pattern for each in other.search_semantic("salt", tags=["kitchen"])] == ["Soup needs salt"]
+    assert other.search_semantic("salt", tags=["food"]) == []
+    other.delete_semantic(door.memory_id)
+    assert [each.memory_id for each in one.search_semantic("keys")] == [bread.memory_id]
+    one.forget(memory_ids=[bread.memory_id])
+    assert other.search_semantic("salt") == []
+    assert other.get_stats()["semantic"] == 0
+
+
+def test_what_has_expired_is_not_found(opens):
+    memory = opens()
+    memory.save_episode("Bake bread", "It rose", True, 3.0, ttl=0.3)
+    kept = memory.save_episode("Bake bread again", "It fell", False, 3.0)
+    time.sleep(0.4)
+    assert [each.memory_id for each in memory.search_episodes("bread")] == [kept.memory_id]
+    assert memory.get_stats()["episodic"] == 1
+
+
+@pytest.mark.parametrize("agent", ['a" or 1 == 1 or "', "x'y", "a\\", "] in [", "é🙂"])
+def test_a_filter_means_the_agent_and_nothing_else(opens, agent):
+    mine, other = opens(agent), opens("other")
+    mine.save_skill("open_door", "Open the door", [], tags=[agent])
+    other.save_skill("close_door", "Close the door", [])
+    assert names(other.search_skills("door", agent_id=agent)) == ["open_door"]
+    assert names(other.search_skills("door", tags=[agent])) == ["open_door"]
+    assert other.search_skills("door", agent_id=agent + '"') == []
+
+
+def test_what_was_there_before_the_index_is_found(opens):
+    with contextlib.closing(opens(index="local")) as before:
+        before.load({"type": "skill", "skill_name": f"skill_{n}", "description": f"number {n}"} for n in range(250))
+    memory = opens()
+    memory.search_skills("number")
+    eventually(lambda: memory.get_stats()["indexed"])
+    assert memory.get_stats()["skill"] == 250
+    assert names(memory.search_skills("skill_77", limit=1)) == ["skill_77"]
+
+
+def test_what_was_saved_while_the_server_was_away_is_found_later(tmp_path, namespace):
+    if "redis8" not in available_servers():
+        pytest.skip(NO_REDIS_8)
+    with Server("redis8", persistence="aof") as server:
+        told = {"url": server.url, "namespace": namespace, "index": "redis", "path": str(tmp_path), "deadline": 0.3}
+        with MemoryArchitecture(backend="redis", agent_id="a", **told) as memory:
+            memory.save_skill("open_door", "Open the door with a key", [])
+            server.kill()
+            memory.save_skill("close_window", "Close the window", [])
+            server.restart()
+            eventually(lambda: "close_window" in _tried(lambda: names(memory.search_skills("window"))))
+            assert names(memory.search_skills("door", limit=1)) == ["open_door"]
+
+
+def _tried(what: Callable[[], Any]) -> Any:
+    try:
+        return what()
+    except ConnectionError:
+        return []
+    except Exception as error:
+        if getattr(error, "retryable", False):
+            return []
+        raise
+
+
+def test_what_a_server_forgot_and_got_again_is_found(tmp_path, namespace):
+    if "redis8" not in available_servers():
+        pytest.skip(NO_REDIS_8)
+    with Server("redis8") as server:
+        told = {"url": server.url, "namespace": namespace, "index": "redis", "path": str(tmp_path), "heartbeat": 0.1}
+        with MemoryArchitecture(backend="redis", agent_id="a", **told) as memory:
+            memory.save_skill("open_door", "Open the door with a key", [])
+            server.restart_empty()
+            eventually(lambda: "open_door" in _tried(lambda: names(memory.search_skills("door"))))
+
+
+def test_uses_move_how_long_the_index_finds_it(opens):
+    memory = opens(extend_on_use=True, episodic_ttl=3.0, use_interval=0.05)
+    memory.save_episode("Bake bread", "It rose", True, 3.0, ttl=2.0)
+    limit = time.monotonic() + 3.0
+    while time.monotonic() < limit:
+        assert memory.search_episodes("bread")
+        time.sleep(0.05)
+
+
+def test_others_hear_of_it_on_the_channel(opens, redis8, namespace):
+    memory, client = opens("a"), redis8.client()
+    listener = client.pubsub()
+    memory.initialize()
+    listener.psubscribe("*agent:memory:*")
+    assert listener.get_message(timeout=5.0)["type"] == "psubscribe"
+    memory.save_episode("Bake bread", "It rose", True, 3.0)
+    heard = eventually(lambda: listener.get_message(timeout=0.1))
+    assert b'"action": "add"' in heard["data"]
+    listener.close()
+    client.close()
+
+
+def test_it_is_the_same_in_a_loop(redis8, namespace, tmp_path):
+    async def both() -> None:
+        told = {"url": redis8.url, "namespace": namespace, "index": "redis"}
+        one = await create_memory_adapter("redis", agent_id="a", path=str(tmp_path / "1"), **told)
+        other = await create_memory_adapter("redis", agent_id="b", path=str(tmp_path / "2"), **told)
+        async with one, other:
+            await asyncio.gather(*(one.save_skill(f"skill_{n}", f"number {n}", []) for n in range(20)))
+            assert names(await other.search_skills("skill_7", limit=1)) == ["skill_7"]
+            assert len(await other.list_skills()) == 20
+
+    asyncio.run(both())
+
+
+def test_messages_and_words_alone_need_the_local_index(opens):
+    memory = opens()
+    with pytest.raises(Misconfigured, match="REMANENCE_INDEX=local"):
+        memory.search_messages("hello")
+    with pytest.raises(Misconfigured, match="REMANENCE_INDEX=local"):
+        memory.search_skills("door", mode="keyword")
+    assert memory.search_all("door") == {"episodic": [], "semantic": [], "skills": []}
+
+
+@pytest.mark.parametrize("kind", [kind for kind in available_servers() if kind != "redis8"])
+def test_another_server_is_refused_before_anything_is_saved(kind, tmp_path):
+    with (
+        Server(kind) as server,
+        MemoryArchitecture(backend="redis", url=server.url, index="redis", path=str(tmp_path)) as memory,
+    ):
+        for call in (memory.initialize, lambda: memory.save_skill("a", "b", []), lambda: memory.search_skills("a")):
+            with pytest.raises(Misconfigured, match="Redis has from version 8 on"):
+                call()
+
+
+def test_it_needs_a_server(tmp_path):
+    with (
+        MemoryArchitecture(backend="sqlite", index="redis", path=str(tmp_path)) as memory,
+        pytest.raises(Misconfigured, match="REDIS_URL"),
+    ):
+        memory.search_skills("door")
