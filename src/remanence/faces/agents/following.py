@@ -19,11 +19,16 @@ from remanence.search.bodies import Body
 from remanence.search.types import Document
 from remanence.stores.shelf import Lock
 
+EMPTY: Final[Mapping[str, str]] = {}
 AT_ONCE: Final = 100
 """Memories that are read and put in together: what one trip carries, and a moment's embedding."""
 MESSAGES_AT_ONCE: Final = 200
 RETRY: Final = 0.5
 """Seconds until a store that is away is tried again."""
+GATHERING: Final = 0.003
+"""Seconds until what was heard is looked at: who wrote it is done by then, and more may have come."""
+NOTED: Final = 1.0
+"""Seconds between two notes of how far the log was followed."""
 UPKEEP: Final = 5.0
 """Seconds between looks for what has expired, and for what shall be written down."""
 
@@ -60,6 +65,8 @@ class Follower:
         self._closed = False
         self._ready = gateway.runtime.signal()
         self._upkeep = 0.0
+        self._cursor = ""
+        self._noted = -NOTED
         self.chores: list[Callable[[], Any]] = []
         """Coroutine functions to be called every few seconds."""
         self.listeners: list[Callable[[str, Told], Any]] = []
@@ -92,6 +99,11 @@ class Follower:
     def close(self) -> None:
         """Follow no more."""
         self._closed = True
+        if self._watch is not None:
+            self._watch.close()
+
+    def again(self) -> None:
+        """Look anew where the catalogue ends, and go on from there."""
         if self._watch is not None:
             self._watch.close()
 
@@ -129,6 +141,8 @@ class Follower:
                 await self._step(watch)
         finally:
             watch.close()
+            self._noted = -NOTED
+            await self._note()
 
     def _watching(self, since: str | None) -> tuple[Watching, bool]:
         """A watch, and whether it goes on where the catalogue ends."""
@@ -152,7 +166,7 @@ class Follower:
         notices = await self._taken(watch)
         if notices:
             await self._handle(notices)
-            await self._catalogue.reached(watch.cursor)
+            self._cursor = watch.cursor
         for op_id, each in self._catalogue.late():
             await self._records([PREFIXES[each.kind] + each.memory_id])  # it may have been put in over a later one
             await self._announce(op_id, each)
@@ -160,9 +174,19 @@ class Follower:
         if self._runtime.monotonic() - self._upkeep >= UPKEEP:
             self._upkeep = self._runtime.monotonic()
             await self._catalogue.sweep()
+        if not watch.waiting or self._runtime.monotonic() - self._noted >= NOTED:
+            await self._note()
         for chore in self.chores:
             await chore()
-        await watch.stirred(1.0)
+        if await watch.stirred(NOTED):
+            await self._runtime.sleep(GATHERING)
+
+    async def _note(self) -> None:
+        """Note how far the log was followed: seldom, for what is told twice does no harm."""
+        if self._cursor and self._runtime.monotonic() - self._noted >= NOTED:
+            self._noted = self._runtime.monotonic()
+            await self._catalogue.reached(self._cursor)
+            self._cursor = ""
 
     async def _taken(self, watch: Watching) -> list[Notice]:
         found: list[Notice] = []
@@ -181,7 +205,8 @@ class Follower:
         mine = {each.op_id: known.pop(each.op_id) for each in notices if each.op_id in known}
         missed = await self._missed({key: each.op_id for key, each in latest.items() if each.op_id in mine}, mine)
         others = [key for key, each in latest.items() if each.op_id not in mine]
-        told = await self._records([key for key in others if key.startswith(tuple(PREFIXES.values()))])
+        ops = {key: latest[key].op_id for key in others}
+        told = await self._records([key for key in others if key.startswith(tuple(PREFIXES.values()))], ops)
         for key in others:
             if self._is_session(key):
                 await self.session(key)
@@ -226,15 +251,21 @@ class Follower:
     def _is_session(self, key: str) -> bool:
         return self._messages is not None and key.startswith(self._messages)
 
-    async def _records(self, keys: Sequence[str]) -> dict[str, Told]:
-        """Have the catalogue know these memories as they are now; what was done to each that it did not know so."""
+    async def _records(self, keys: Sequence[str], ops: Mapping[str, str] = EMPTY) -> dict[str, Told]:
+        """Have the catalogue know these memories as they are now; what was done to each.
+
+        `ops`: the last operation of each, so that the store is not asked for what the catalogue has.
+        """
         told: dict[str, Told] = {}
         for start in range(0, len(keys), AT_ONCE):
             some = keys[start : start + AT_ONCE]
             before = await self._catalogue.bodies(some)
             entries, gone = [], []
-            for key, record in zip(some, await self._asked([Fetch(key) for key in some]), strict=True):
-                entry = self._entry(key, record)
+            known = {key: each for key, each in before.items() if each.etag == ops.get(key)}
+            asked = [key for key in some if key not in known]
+            records = dict(zip(asked, await self._asked([Fetch(key) for key in asked]), strict=True)) if asked else {}
+            for key in some:
+                entry = self._entry(key, known.get(key) or records[key])
                 if entry is None:
                     gone.append(key)
                 elif key not in before or before[key].etag != entry.body.etag:

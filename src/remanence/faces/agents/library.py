@@ -49,6 +49,7 @@ class Library:
         )
         self.uses = Uses(gateway, settings.use_interval)
         self.catalogue.removed = self.uses.forget
+        self.catalogue.begun_anew = self.follower.again
         self.follower.chores.append(self.uses.note_down)
         self._closing = gateway.runtime.signal()
         self._tasks: list[Task] = [gateway.runtime.spawn("remanence-index", self.follower.run)]
