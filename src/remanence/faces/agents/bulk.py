@@ -16,7 +16,7 @@ from remanence.model import Patch, Put
 
 TOGETHER: Final = 100
 """Memories that are written, and put into the index, together."""
-_OURS: Final = frozenset({"updated_at", "last_accessed", "expires_at", "agent_id", "session_id", "pinned"})
+_OURS: Final = frozenset({"updated_at", "last_accessed", "expires_at", "merged_into", "merged_from", "lent"})
 """What is not the caller's to say."""
 
 
@@ -27,7 +27,8 @@ class Bulk(Recall):
         """Save memories of any type, 100 at a time; how many there were.
 
         Each is a mapping of `type` ("episodic", "semantic" or "skill") and the fields of such a memory, as its verb
-        (`save_episode`, `add_semantic`, `save_skill`) takes them; `created_at` is now, or a time with its zone. One
+        (`save_episode`, `add_semantic`, `save_skill`) takes them; `created_at` is now, or a time with its zone,
+        `agent_id` and `session_id` are these unless it says others. One
         with a `memory_id` is stored under it: loaded again, it replaces itself. `progress` is called with how many
         are stored. Raises as those verbs, naming the memory at fault; the hundreds before it are stored then.
         """

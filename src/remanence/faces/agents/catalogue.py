@@ -90,7 +90,7 @@ class Catalogue:
         return database
 
     async def _aside(self, work: Callable[[], T]) -> T:
-        """What `work` returns. Where the file is damaged it is begun anew, for it holds nothing that is not elsewhere."""
+        """What `work` returns. A damaged file is begun anew, for it holds nothing that is not elsewhere."""
         index = self.index
         try:
             return await self._runtime.aside(work)
