@@ -106,11 +106,10 @@ def test_files_are_loaded_and_can_be_loaded_again(answered: Answered, spoken: An
     assert "pattern" in err
 
 
-def test_all_memories_go_through_another_embedder(
-    agent: MemoryArchitecture, answered: Answered, monkeypatch: pytest.MonkeyPatch
-):
-    agent.close()
+def test_all_memories_go_through_another_embedder(answered: Answered, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("REMANENCE_EMBEDDER", "none")
+    with MemoryArchitecture() as memory:
+        memory.add_semantic("Probes need a minute")
     assert answered("search", "probes", "--mode", "semantic", "--json")[0] == 1
     monkeypatch.delenv("REMANENCE_EMBEDDER")
     assert answered("memories", "embed", "--json")[0] == 0  # together with the background, which begins at once
