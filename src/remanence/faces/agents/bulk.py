@@ -5,8 +5,6 @@ from datetime import datetime
 from itertools import islice
 from typing import Any, Final
 
-import msgspec
-
 from remanence.errors import InvalidArgument, UsageError
 from remanence.faces.agents import records
 from remanence.faces.agents.catalogue import Entry, Told, entry_of
@@ -54,7 +52,7 @@ class Bulk(Recall):
         kind: type[AgentMemory] = records.CLASSES[name]
         ttl = self._lifetime(name, {"ttl": given.pop("ttl")} if "ttl" in given else {})
         del given["type"]
-        allowed = {field.name for field in msgspec.structs.fields(kind)} - _OURS
+        allowed = set(kind.__struct_fields__) - _OURS
         if unknown := sorted(map(str, set(given) - allowed)):
             raise InvalidArgument(f"there is no field {unknown[0]!r:.60}: one of {', '.join(sorted(allowed))}")
         memory_id = given.pop("memory_id", None) or self._id()
