@@ -31,7 +31,7 @@ SETTINGS = ("REDIS_", "REMANENCE_", "MEMORY_BACKEND", "KEY_PREFIX", "SESSION_TTL
 def environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """No setting comes from the developer's own environment, and local files go to the test's folder."""
     for name in list(os.environ):
-        if name.startswith(SETTINGS):
+        if name.startswith(SETTINGS) and name != "REMANENCE_TEST_REDIS8":  # which says where a server is
             monkeypatch.delenv(name)
     monkeypatch.setenv("REMANENCE_PATH", str(tmp_path / "remanence"))
 

@@ -295,7 +295,7 @@ def test_words_decide_between_equals_in_meaning(makes):
 
 def test_a_rare_name_is_found_among_many(makes):
     index = makes()
-    rows = [document(f"m{n}", "boat", agent="others") for n in range(1500)]
+    rows = [document(f"m{n}", "boat", agent="others") for n in range(2500)]
     rows[700] = document("it", "zzz", agent="me", tags=("t",))
     index.put(rows)
     assert ids(index.search("boat", only=Filter(agents=("me",), tags=("t",)))) == ["it"]

@@ -7,6 +7,7 @@ from typing import Any, Final
 
 from remanence.commands.agents import add_filters, filters, gist, kinds_of, looking, name_of, named, spelled
 from remanence.commands.journal import at_least_one, grid, moment
+from remanence.commands.memory_files import embed, load
 from remanence.commands.output import Output, options_of
 from remanence.errors import InvalidArgument
 from remanence.faces.agents.agents import Agents
@@ -25,19 +26,33 @@ _LISTS: Final[_Lists] = {
 
 def configure(parser: ArgumentParser) -> None:
     """The verb's own arguments."""
-    parser.epilog = "A memory is named by its type and id, such as episodic:0192…: list shows them."
-    parser.add_argument("what", choices=("list", "show", "delete"), help="list them, or show or delete some")
-    parser.add_argument("names", nargs="*", metavar="MEMORY", help="for show and delete: type:id")
+    parser.epilog = (
+        "A memory is named by its type and id, such as episodic:0192…: list shows them. A file to load has a memory a "
+        "line: a JSON object with its type and fields. Ctrl-C stops it behind a hundred; with a memory_id each, it can "
+        "be loaded again. Exit code 1 where a memory is missing."
+    )
+    parser.add_argument(
+        "what",
+        choices=("list", "show", "delete", "load", "embed"),
+        help="list them; show or delete some; load files; or embed anew what another embedder did",
+    )
+    parser.add_argument(
+        "names", nargs="*", metavar="MEMORY", help="for show and delete: type:id; for load: a JSONL file"
+    )
     parser.add_argument("--type", action="append", default=[], choices=TYPES, help="only this type; may be repeated")
     parser.add_argument("--limit", type=at_least_one, default=50, metavar="N", help="most of each type (50)")
     add_filters(parser)
 
 
 def run(call: Namespace, output: Output) -> int:
-    """Do one of the three."""
-    if bool(call.names) == (call.what == "list"):
-        raise InvalidArgument("name the memories to show or delete; list takes options alone")
+    """Do one of these."""
+    if bool(call.names) == (call.what in ("list", "embed")):
+        raise InvalidArgument("name the memories to show or delete, or the files to load; list takes options alone")
     settings = Settings.build(**options_of(call))
+    if call.what == "load":
+        return load(call.names, settings, output)
+    if call.what == "embed":
+        return embed(settings, output)
     wanted = [named(each) for each in call.names]
     with looking(settings, output) as (agents, _):
         if call.what == "list":

@@ -2,8 +2,8 @@
 
 For namespaces too large to mirror: nothing is kept on this machine, and what any process put in, every process finds.
 The nearest in meaning are looked at more closely, so a memory that shares words with a question, and no meaning, is
-not found; and words alone are not looked up. What filters refuse is passed over by the server, up to
-`vectorsets.EFFORT` memories; where a filter admits next to none of very many, some that it admits may be missed.
+not found; and words alone are not looked up. Of a type of memory with more than `vectorsets.EFFORT` pieces, the
+server follows a graph: some of the nearest may be missed, and a filter that refuses as many ends the search.
 """
 
 import hashlib
@@ -236,9 +236,10 @@ class VectorSetIndex:
 
     def _near_in(self, part: Part, blob: bytes, only: Filter, most: int, now: float) -> list[Near]:
         kinds = only.kinds or tuple(run(part.kinds()))
+        narrow = msgspec.structs.replace(only, kinds=()) != EVERYTHING
         told, asking = expression(only, now), most
         while True:
-            scores, whole = run(part.nearest(self._maker, kinds, blob, asking, told))
+            scores, whole = run(part.nearest(self._maker, kinds, blob, asking, told, narrow))
             if len(scores) >= most or whole or asking >= _MOST_ASKED * most:
                 break
             asking *= 4

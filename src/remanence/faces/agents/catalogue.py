@@ -11,7 +11,7 @@ import threading
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 import msgspec
 
@@ -24,6 +24,8 @@ from remanence.search.embedders import Embedder
 from remanence.search.sqlite import SQLiteIndex
 from remanence.search.types import EVERYTHING, NOTHING, Document, Favour, Filter, Hit, Index, Mode
 from remanence.wire.sqlite import Database, FileDamaged, usable_folder
+
+T = TypeVar("T")
 
 _FOLLOWED: Final = "log"
 _CHANGING: Final = ("success", "importance", "trust", "expires", "uses")
@@ -64,8 +66,9 @@ class Catalogue:
         self._runtime = runtime
         self._tell = tell
         self.mutex = threading.RLock()
+        self._embedder = embedder
         self._local = SQLiteIndex(self._opened, embedder, runtime.wall, mutex=self.mutex)
-        self.index: Index = self._local
+        self._anew = False
         self.mine: dict[str, Told] = {}
         """What this process did, by the operation, until it is heard of."""
         self._order: deque[str] = deque()
@@ -74,6 +77,13 @@ class Catalogue:
         self._noting = threading.Lock()
         self.removed: Callable[[Sequence[str]], None] = lambda ids: None
         """Hears of memories that are gone."""
+        self.begun_anew: Callable[[], None] = lambda: None
+        """Hears that the file was damaged, and holds nothing now."""
+
+    @property
+    def index(self) -> Index:
+        """What finds memories."""
+        return self._local
 
     def _opened(self) -> Database:
         if self._path is None:
@@ -83,6 +93,26 @@ class Catalogue:
             database = _database(self._path)
         Bodies(database).prepare()
         return database
+
+    async def _aside(self, work: Callable[[], T]) -> T:
+        """What `work` returns. A damaged file is begun anew, for it holds nothing that is not elsewhere."""
+        index = self._local
+        try:
+            return await self._runtime.aside(work)
+        except FileDamaged as error:
+            self._tell(events.IndexFailed(str(error)))
+            await self._runtime.aside(lambda: self._begin_anew(index))
+            return await self._runtime.aside(work)
+
+    def _begin_anew(self, damaged: SQLiteIndex) -> None:
+        with self.mutex:
+            if self._local is not damaged or self._path is None:
+                return  # another thread has done it
+            damaged.close()
+            _unlink(self._path)
+            self._local = SQLiteIndex(self._opened, self._embedder, self._runtime.wall, mutex=self.mutex)
+            self._anew = True
+        self.begun_anew()
 
     # --- what this process wrote ----------------------------------------------------------------
 
@@ -135,7 +165,7 @@ class Catalogue:
     async def put(self, entries: Sequence[Entry]) -> None:
         """Have these found from now on, as they are now."""
         if entries:
-            await self._runtime.aside(lambda: self._put(entries))
+            await self._aside(lambda: self._put(entries))
 
     def _put(self, entries: Sequence[Entry]) -> None:
         known = self._get([each.body.id for each in entries])
@@ -158,7 +188,7 @@ class Catalogue:
         """Have these found no more."""
         if ids:
             self.removed(ids)
-            await self._runtime.aside(lambda: self._local.remove(ids, lambda database: Bodies(database).remove(ids)))
+            await self._aside(lambda: self._local.remove(ids, lambda database: Bodies(database).remove(ids)))
 
     # --- asking ---------------------------------------------------------------------------------
 
@@ -174,17 +204,17 @@ class Catalogue:
     ) -> list[Hit]:
         """See `SQLiteIndex.search`."""
         search = self.index.search
-        return await self._runtime.aside(
+        return await self._aside(
             lambda: search(query, limit=limit, mode=mode, only=only, favour=favour, explain=explain)
         )
 
     async def list(self, only: Filter, limit: int, after: str = "") -> tuple[list[str], str]:
         """See `SQLiteIndex.list`."""
-        return await self._runtime.aside(lambda: self.index.list(only, limit, after))
+        return await self._aside(lambda: self.index.list(only, limit, after))
 
     async def bodies(self, ids: Sequence[str]) -> Mapping[str, Body]:
         """Those of these memories that are here, as they were last seen."""
-        return await self._runtime.aside(lambda: self._get(ids))
+        return await self._aside(lambda: self._get(ids))
 
     def _get(self, ids: Sequence[str]) -> dict[str, Body]:
         with self._local.beside() as database:
@@ -197,7 +227,7 @@ class Catalogue:
             with self._local.beside() as database:
                 return Bodies(database).last(beginning, more)
 
-        return await self._runtime.aside(told)
+        return await self._aside(told)
 
     async def etags(self, beginning: str) -> dict[str, str]:
         """The version of each whose id begins like this."""
@@ -206,11 +236,11 @@ class Catalogue:
             with self._local.beside() as database:
                 return Bodies(database).etags(beginning)
 
-        return await self._runtime.aside(told)
+        return await self._aside(told)
 
     async def counts(self) -> dict[str, int]:
         """How many memories of each kind can be found."""
-        return await self._runtime.aside(self.index.counts)
+        return await self._aside(self.index.counts)
 
     async def opened(self) -> None:
         """Raises `Misconfigured` where there can be no such index."""
@@ -223,7 +253,7 @@ class Catalogue:
     async def reembed(self) -> AsyncIterator[tuple[int, int]]:
         """See `SQLiteIndex.reembed`."""
         steps = self.index.reembed(self._documents)
-        while (step := await self._runtime.aside(lambda: next(steps, None))) is not None:
+        while (step := await self._aside(lambda: next(steps, None))) is not None:
             yield step
 
     def _documents(self, ids: Sequence[str]) -> dict[str, Document]:
@@ -247,18 +277,20 @@ class Catalogue:
 
         def told() -> str | None:
             with self._local.beside() as database:
+                self._anew = False
                 return Bodies(database).cursor(_FOLLOWED)
 
-        return await self._runtime.aside(told)
+        return await self._aside(told)
 
     async def reached(self, cursor: str) -> None:
         """Note how far the log was followed."""
 
         def note() -> None:
             with self._local.beside() as database:
-                Bodies(database).reached(_FOLLOWED, cursor)
+                if not self._anew:  # else all is to be read first
+                    Bodies(database).reached(_FOLLOWED, cursor)
 
-        await self._runtime.aside(note)
+        await self._aside(note)
 
     async def sweep(self) -> None:
         """Let go of memories whose time is over; they are not found in any case."""
@@ -269,7 +301,7 @@ class Catalogue:
                     while gone := Bodies(database).gone(1000):
                         Bodies(database).remove(gone)
 
-        await self._runtime.aside(some)
+        await self._aside(some)
 
     def let_go(self) -> None:
         """Before a fork: close the file, which the next call opens anew."""
@@ -288,10 +320,14 @@ def _database(path: Path) -> Database:
         database.run("SELECT count(*) FROM sqlite_schema")
         return database
     except FileDamaged:
-        for end in ("", "-wal", "-shm"):
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(f"{path}{end}")
+        _unlink(path)
         return Database(str(path))
+
+
+def _unlink(path: Path) -> None:
+    for end in ("", "-wal", "-shm"):
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(f"{path}{end}")
 
 
 def _only_amended(before: Body, entry: Entry) -> bool:

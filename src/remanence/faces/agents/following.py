@@ -4,7 +4,6 @@ The cursor is noted behind what was put in, so that whoever goes on from there m
 put in once, for a memory's version is known. Nothing here is a promise to who writes: the catalogue can be made anew.
 """
 
-import hashlib
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -12,18 +11,22 @@ from typing import Any, Final
 from remanence import events
 from remanence.errors import CorruptRecord, InvalidArgument, RemanenceError, WorldError, WrongKind
 from remanence.faces.agents.catalogue import Catalogue, Entry, Told, entry_of
-from remanence.faces.agents.records import DIGITS, MESSAGE, PREFIXES, message_id, seen_message, stored
+from remanence.faces.agents.records import PREFIXES, stored, version_of
+from remanence.faces.agents.transcripts import Transcripts
 from remanence.model import RESYNC, Notice, Reading, Wanted
-from remanence.protocols import Ask, Fetch, Gateway, Length, Tail, Watching
+from remanence.protocols import Ask, Fetch, Gateway, Watching
 from remanence.search.bodies import Body
-from remanence.search.types import Document
 from remanence.stores.shelf import Lock
 
+EMPTY: Final[Mapping[str, str]] = {}
 AT_ONCE: Final = 100
 """Memories that are read and put in together: what one trip carries, and a moment's embedding."""
-MESSAGES_AT_ONCE: Final = 200
 RETRY: Final = 0.5
 """Seconds until a store that is away is tried again."""
+GATHERING: Final = 0.003
+"""Seconds until what was heard is looked at: who wrote it is done by then, and more may have come."""
+NOTED: Final = 1.0
+"""Seconds between two notes of how far the log was followed."""
 UPKEEP: Final = 5.0
 """Seconds between looks for what has expired, and for what shall be written down."""
 
@@ -51,7 +54,7 @@ class Follower:
         self._gateway = gateway
         self._catalogue = catalogue
         self._tell = tell
-        self._messages = messages
+        self.transcripts = Transcripts(gateway, catalogue, messages)
         self._lock = lock
         self._deadline = deadline
         self._runtime = gateway.runtime
@@ -60,6 +63,8 @@ class Follower:
         self._closed = False
         self._ready = gateway.runtime.signal()
         self._upkeep = 0.0
+        self._cursor = ""
+        self._noted = -NOTED
         self.chores: list[Callable[[], Any]] = []
         """Coroutine functions to be called every few seconds."""
         self.listeners: list[Callable[[str, Told], Any]] = []
@@ -68,7 +73,7 @@ class Follower:
     @property
     def _prefixes(self) -> tuple[str, ...]:
         found = tuple(PREFIXES.values())
-        return found if self._messages is None else (*found, self._messages)
+        return found if self.transcripts.prefix is None else (*found, self.transcripts.prefix)
 
     async def ready(self, timeout: float) -> bool:
         """Wait until all that was there has been read; False after `timeout` seconds."""
@@ -92,6 +97,11 @@ class Follower:
     def close(self) -> None:
         """Follow no more."""
         self._closed = True
+        if self._watch is not None:
+            self._watch.close()
+
+    def again(self) -> None:
+        """Look anew where the catalogue ends, and go on from there."""
         if self._watch is not None:
             self._watch.close()
 
@@ -129,6 +139,8 @@ class Follower:
                 await self._step(watch)
         finally:
             watch.close()
+            self._noted = -NOTED
+            await self._note()
 
     def _watching(self, since: str | None) -> tuple[Watching, bool]:
         """A watch, and whether it goes on where the catalogue ends."""
@@ -152,7 +164,7 @@ class Follower:
         notices = await self._taken(watch)
         if notices:
             await self._handle(notices)
-            await self._catalogue.reached(watch.cursor)
+            self._cursor = watch.cursor
         for op_id, each in self._catalogue.late():
             await self._records([PREFIXES[each.kind] + each.memory_id])  # it may have been put in over a later one
             await self._announce(op_id, each)
@@ -160,9 +172,19 @@ class Follower:
         if self._runtime.monotonic() - self._upkeep >= UPKEEP:
             self._upkeep = self._runtime.monotonic()
             await self._catalogue.sweep()
+        if not watch.waiting or self._runtime.monotonic() - self._noted >= NOTED:
+            await self._note()
         for chore in self.chores:
             await chore()
-        await watch.stirred(1.0)
+        if await watch.stirred(NOTED):
+            await self._runtime.sleep(GATHERING)
+
+    async def _note(self) -> None:
+        """Note how far the log was followed: seldom, for what is told twice does no harm."""
+        if self._cursor and self._runtime.monotonic() - self._noted >= NOTED:
+            self._noted = self._runtime.monotonic()
+            await self._catalogue.reached(self._cursor)
+            self._cursor = ""
 
     async def _taken(self, watch: Watching) -> list[Notice]:
         found: list[Notice] = []
@@ -181,10 +203,11 @@ class Follower:
         mine = {each.op_id: known.pop(each.op_id) for each in notices if each.op_id in known}
         missed = await self._missed({key: each.op_id for key, each in latest.items() if each.op_id in mine}, mine)
         others = [key for key, each in latest.items() if each.op_id not in mine]
-        told = await self._records([key for key in others if key.startswith(tuple(PREFIXES.values()))])
+        ops = {key: latest[key].op_id for key in others}
+        told = await self._records([key for key in others if key.startswith(tuple(PREFIXES.values()))], ops)
         for key in others:
-            if self._is_session(key):
-                await self.session(key)
+            if self.transcripts.holds(key):
+                await self.transcripts.follow(key)
         await self._records(missed)
         for key in others:
             if latest[key].kind == DELETED and key not in told and (named := _named(key)):
@@ -223,18 +246,21 @@ class Follower:
         for listener in self.listeners:
             await listener(op_id, told)
 
-    def _is_session(self, key: str) -> bool:
-        return self._messages is not None and key.startswith(self._messages)
+    async def _records(self, keys: Sequence[str], ops: Mapping[str, str] = EMPTY) -> dict[str, Told]:
+        """Have the catalogue know these memories as they are now; what was done to each.
 
-    async def _records(self, keys: Sequence[str]) -> dict[str, Told]:
-        """Have the catalogue know these memories as they are now; what was done to each that it did not know so."""
+        `ops`: the last operation of each, so that the store is not asked for what the catalogue has.
+        """
         told: dict[str, Told] = {}
         for start in range(0, len(keys), AT_ONCE):
             some = keys[start : start + AT_ONCE]
             before = await self._catalogue.bodies(some)
             entries, gone = [], []
-            for key, record in zip(some, await self._asked([Fetch(key) for key in some]), strict=True):
-                entry = self._entry(key, record)
+            known = {key: each for key, each in before.items() if each.etag == ops.get(key)}
+            asked = [key for key in some if key not in known]
+            records = dict(zip(asked, await self._asked([Fetch(key) for key in asked]), strict=True)) if asked else {}
+            for key in some:
+                entry = self._entry(key, known.get(key) or records[key])
                 if entry is None:
                     gone.append(key)
                 elif key not in before or before[key].etag != entry.body.etag:
@@ -250,7 +276,7 @@ class Follower:
         if record is None:
             return None
         try:
-            return entry_of(key, record.body, record.etag or _etag(record.body))
+            return entry_of(key, record.body, record.etag or version_of(record.body))
         except CorruptRecord as error:
             self._tell(events.RecordSkipped(key, 0, str(error)))
             return None
@@ -270,64 +296,20 @@ class Follower:
             self._tell(events.RecordSkipped(ask.key, 0, str(error)))
             return None
 
-    # --- sessions ---------------------------------------------------------------------------------
-
-    async def session(self, key: str) -> None:
-        """Have the catalogue know the messages of a session: those that came, or none where it ended."""
-        count, last = await self._catalogue.last(f"{key}#", DIGITS)
-        length = await self._length(key)
-        if count and (length < count or last != await self._etag_at(key, count - 1)):
-            known = await self._catalogue.etags(f"{key}#")
-            mine = [id for id in known if id.rpartition("#")[0] == key]  # not of one whose id goes on with a #
-            await self._catalogue.remove(mine)  # it ended, and another began
-            count = 0
-        while count < length:
-            items = await self._items(key, count, min(length, count + MESSAGES_AT_ONCE))
-            if not items:
-                return
-            await self._catalogue.put([self._message(key, at, item) for at, item in enumerate(items, count)])
-            count += len(items)
-
-    async def _length(self, key: str) -> int:
-        try:
-            return int((await self._gateway.read([Length(key)], fresh=True))[0].value)
-        except (CorruptRecord, RemanenceError) as error:
-            if isinstance(error, WorldError):
-                raise
-            return 0  # it is no list: another's
-
-    async def _items(self, key: str, start: int, stop: int) -> list[bytes]:
-        found: list[bytes] = (await self._gateway.read([Tail(key, start, stop - 1)], fresh=True))[0].value
-        return found
-
-    async def _etag_at(self, key: str, position: int) -> str:
-        items = await self._items(key, position, position + 1)
-        return _etag(items[0]) if items else ""
-
-    def _message(self, key: str, position: int, item: bytes) -> Entry:
-        assert self._messages is not None  # who asks has seen a session
-        id, etag = message_id(key, position), _etag(item)
-        try:
-            seen = seen_message(id, item, self._messages)
-        except CorruptRecord:  # whoever reads the session tells of it; its place is kept, so that others stay right
-            seen, item = Document(id=id, text="", kind=MESSAGE, position=position, session=key), b"{}"
-        return Entry(Body(id, etag, item), seen)
-
     # --- everything -------------------------------------------------------------------------------
 
     async def _read_all(self) -> None:
         """Have the catalogue know all that is there, and nothing else."""
         for prefix in PREFIXES.values():
             await self._read_kind(prefix)
-        if self._messages is not None:
-            before = {id.rpartition("#")[0] for id in await self._catalogue.etags(self._messages)}
-            async for keys in self._scanned(self._messages):
+        if self.transcripts.prefix is not None:
+            before = {id.rpartition("#")[0] for id in await self._catalogue.etags(self.transcripts.prefix)}
+            async for keys in self._scanned(self.transcripts.prefix):
                 for key in keys:
                     before.discard(key)
-                    if self._is_session(key):
-                        await self.session(key)
+                    await self.transcripts.follow(key)
             for key in before:
-                await self.session(key)
+                await self.transcripts.follow(key)
 
     async def _read_kind(self, prefix: str) -> None:
         before = set(await self._catalogue.etags(prefix))
@@ -364,10 +346,6 @@ class _reader:
     def __exit__(self, *error: object) -> None:
         if self._lock is not None:
             self._lock.release()
-
-
-def _etag(body: bytes) -> str:
-    return hashlib.blake2b(body, digest_size=12).hexdigest()
 
 
 def _named(key: str) -> tuple[str, str] | None:

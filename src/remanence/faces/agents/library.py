@@ -62,6 +62,7 @@ class Library:
             hearer = Hearer(gateway, catalogue, tell, deadline=settings.deadline)
             self.catalogue, self.follower, self.uses.noted = catalogue, hearer, hearer.refresh
         self.catalogue.removed = self.uses.forget
+        self.catalogue.begun_anew = self.follower.again
         self.follower.chores.append(self.uses.note_down)
         self._closing = gateway.runtime.signal()
         self._tasks: list[Task] = [gateway.runtime.spawn("remanence-index", self.follower.run)]

@@ -66,7 +66,7 @@ class Recall(Skills):
             if not ended:
                 break
             for key in ended:
-                await library.follower.session(key)
+                await library.follower.transcripts.follow(key)
         found = await self._messages(hits)
         return list(found) if explain else [each.memory for each in found]
 

@@ -11,13 +11,13 @@ from typing import Final
 from remanence import events
 from remanence.errors import AuthenticationFailed, CorruptRecord, Misconfigured, RemanenceError, WorldError
 from remanence.faces.agents.catalogue import Catalogue, Entry, Told
-from remanence.faces.agents.following import AT_ONCE, DELETED, UNKNOWN, Follower
+from remanence.faces.agents.following import AT_ONCE, DELETED, EMPTY, UNKNOWN, Follower
 from remanence.faces.agents.records import CLASSES, MESSAGE, PREFIXES, stored
 from remanence.model import RESYNC, Notice
 from remanence.protocols import Fetch, Gateway, Runtime, Watching
 from remanence.search.bodies import Body
 from remanence.search.redis import VectorSetIndex
-from remanence.search.types import EVERYTHING, NOTHING, Document, Favour, Filter, Hit, Mode
+from remanence.search.types import EVERYTHING, NOTHING, Document, Favour, Filter, Hit, Index, Mode
 
 MOST_LATE: Final = 10_000
 """Memories that could not be put in, and are remembered to be."""
@@ -30,12 +30,17 @@ class SharedCatalogue(Catalogue):
     def __init__(self, shared: VectorSetIndex, runtime: Runtime, tell: Callable[[events.Event], None]) -> None:
         """Talks to nobody yet."""
         super().__init__(None, None, runtime, tell)
-        self.index = self._shared = shared
+        self._shared = shared
         self._open = False
         self._late_keys: dict[str, None] = {}
         self._guard = threading.Lock()
         self.read: Callable[[Sequence[str]], Awaitable[dict[str, Document]]] | None = None
         """Gives the memories at these keys as the index shall see them: the follower's part."""
+
+    @property
+    def index(self) -> Index:
+        """The one on the server."""
+        return self._shared
 
     async def opened(self) -> None:
         """Raises `Misconfigured` where the server has no vector sets. One that is away may have them."""
@@ -192,9 +197,6 @@ class Hearer(Follower):
         """True: a memory is in the index when the call that saved it returns."""
         return True
 
-    async def session(self, key: str) -> None:
-        """Nothing: messages are not in the index."""
-
     async def refresh(self, keys: Sequence[str]) -> None:
         """Have the index know how often these were used, and how long they live by now."""
         try:
@@ -235,7 +237,7 @@ class Hearer(Follower):
             if not after:
                 return
 
-    async def _records(self, keys: Sequence[str]) -> dict[str, Told]:
+    async def _records(self, keys: Sequence[str], ops: Mapping[str, str] = EMPTY) -> dict[str, Told]:
         for start in range(0, len(keys), AT_ONCE):
             some = list(keys[start : start + AT_ONCE])
             records = await self._asked([Fetch(key) for key in some])
