@@ -304,10 +304,11 @@ def test_a_rare_name_is_found_among_many(makes):
 
 def test_what_is_over_takes_no_place(makes):
     index = makes()
-    index.put([document(f"m{n}", "boat", expires=NOW - 1) for n in range(700)])
-    index.put([document("it", "boat violin")])
-    assert ids(index.search("boat")) == ["it"]
-    assert index.list(limit=1) == (["it"], "")
+    over = [document(f"m{n}", "boat", expires=NOW - 1) for n in range(2500)]
+    living = [document(text, text) for text in ("violin", "zzz", "qqq", "xxx", "uuu")]
+    index.put([*over[:700], *living, *over[700:]])  # in the midst, so that a graph loses the ways to them
+    assert set(ids(index.search("boat"))) == {"violin", "zzz", "qqq", "xxx", "uuu"}
+    assert index.list(limit=1) == (["zzz"], "0x0.0p+0 zzz")
 
 
 def test_long_texts_leave_room_for_others(makes):
@@ -447,6 +448,18 @@ def test_what_one_embedder_saves_the_other_owes(shared):
     assert set(ids(one.search("zzzz", mode="semantic"))) == {"m", "n"}
     one.put([document("m", "zzzz", agent="me")])
     assert ids(two.search("zzzz", mode="semantic", only=Filter(agents=("me",)))) == ["m"]
+
+
+def test_a_very_long_text_is_put_in_within_a_short_deadline(redis8):
+    connect = blocking_connect(Address(redis8.url, connect_timeout=1.0, tls={}))
+    index = VectorSetIndex([(Keyspace("long"), connect)], Letters(), Clock(), deadline=0.05)
+    index.put([document("m", " ".join(f"boat{n}" for n in range(110 * 400)))])
+    assert ids(index.search("boat")) == ["m"]
+    client = redis8.client(decode_responses=True)
+    assert client.hget(Keyspace("long").index("totals"), "p") == "200"
+    client.close()
+    assert index.remove(["m"]) == 1
+    index.close()
 
 
 def test_a_namespace_in_partitions_is_one_index(shared):

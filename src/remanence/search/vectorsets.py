@@ -25,6 +25,8 @@ NEEDED: Final = (
 EXACT: Final = 2_000
 """Pieces of a kind up to which all are compared with a question, which takes a server a millisecond."""
 _PAGE: Final = 1000
+_EACH: Final = 0.002
+"""Seconds that a change may take longer for each of its commands: long texts have many."""
 _LEASE_MS: Final = 60_000
 
 Swap = tuple[str, bytes, Sequence[Command]]
@@ -84,10 +86,11 @@ class Part:
         if not swaps:
             return []
         words = [self._words(*each) for each in swaps]
-        told = await self._exchange(words)
+        longer = _EACH * sum(len(commands) for _, _, commands in swaps)
+        told = await self._exchange(words, longer)
         unknown = [at for at, each in enumerate(told) if isinstance(each, Refusal) and each.word == "NOSCRIPT"]
         if unknown:
-            again = await self._exchange([["EVAL", self._swap.text, *words[at][2:]] for at in unknown])
+            again = await self._exchange([["EVAL", self._swap.text, *words[at][2:]] for at in unknown], longer)
             for at, each in zip(unknown, again, strict=True):
                 told[at] = each
         return [bool(_checked(each)) for each in told]
@@ -222,10 +225,10 @@ class Part:
     async def _asked(self, commands: Sequence[Words]) -> list[Any]:
         return [_checked(each) for each in await self._exchange(commands)]
 
-    async def _exchange(self, commands: Sequence[Words]) -> list[Any]:
+    async def _exchange(self, commands: Sequence[Words], longer: float = 0.0) -> list[Any]:
         if not commands:
             return []
-        deadline = self._runtime.monotonic() + self._deadline
+        deadline = self._runtime.monotonic() + self._deadline + longer
         return await self._pool.use(deadline, lambda link: link.exchange(commands, deadline))
 
     def close(self) -> None:

@@ -257,7 +257,7 @@ class Hearer(Follower):
         if keys:
             try:
                 await self._records(keys)
-            except RemanenceError:
+            except WorldError:
                 self._shared.later(keys)
 
     async def _handle(self, notices: Sequence[Notice]) -> None:
