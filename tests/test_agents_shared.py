@@ -10,11 +10,18 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from remanence import MemoryArchitecture, create_memory_adapter
 from remanence.errors import Misconfigured
+from remanence.faces.agents import shared
+from remanence.model import BEGINNING, RESYNC, Notice
+from remanence.runtime.blocking import run
+from remanence.search.types import Document
+from remanence.testing.clusters import Cluster
 from remanence.testing.servers import Server, available_servers
+from remanence.wire.keys import Keyspace
 
 NO_REDIS_8 = "no Redis 8 here: put one on PATH, or name its binary in REMANENCE_TEST_REDIS8"
 TIMEOUT = 20.0
@@ -138,16 +145,86 @@ def test_what_was_there_before_the_index_is_found(opens):
     assert names(memory.search_skills("skill_77", limit=1)) == ["skill_77"]
 
 
+class Vowels:
+    """Another embedder."""
+
+    name = "vowels"
+    dimensions = 5
+
+    def embed(self, texts):
+        found = np.array([[text.lower().count(letter) for letter in "aeiou"] for text in texts], dtype=np.float32)
+        lengths = np.linalg.norm(found, axis=1, keepdims=True)
+        return found / np.where(lengths == 0, 1, lengths)
+
+
+def test_after_a_change_of_embedder_all_is_found_again(opens):
+    before = opens("a")
+    for n in range(30):
+        before.save_skill(f"skill_{n}", "open the door", [])
+    after = opens("b", embedder=Vowels())
+    eventually(lambda: len(after.search_skills("door", limit=50, mode="semantic")) == 30)
+    assert len(before.search_skills("door", limit=50, mode="semantic")) == 30
+    after.save_skill("another", "close the door", [])
+    assert len(after.search_skills("door", limit=50, mode="semantic")) == 31
+
+
+def test_what_is_erased_by_its_keys_is_out_of_the_index_too(opens):
+    one, other = opens("a"), opens("b")
+    for n in range(5):
+        one.save_episode(f"Bake bread {n}", "It rose", True, 3.0)
+    assert len(other.search_episodes("bread", limit=9)) == 5
+    one.engine.forget("memory:", beginning=True)
+    assert other.search_episodes("bread") == []  # each that is found and gone is taken out
+    assert other.get_stats()["episodic"] == 0
+
+
+def test_what_is_missing_is_put_in_and_what_is_gone_taken_out_where_all_is_told_to_read_again(opens):
+    memory = opens()
+    memory.save_skill("open_door", "Open the door with a key", [])
+    eventually(lambda: memory.get_stats()["indexed"])
+    library = memory.engine.library(memory.engine.settings)
+    lost, stale = library.catalogue.index.list()[0][0], "memory:skill:never"
+    library.catalogue.index.remove([lost])
+    library.catalogue.index.put([Document(id=stale, text="door", kind="skill")])
+    run(library.follower._handle([Notice("", RESYNC, BEGINNING)]))
+    assert library.catalogue.index.list() == ([lost], "")
+
+
+def test_what_another_process_deleted_is_taken_out_by_who_hears_of_it(opens):
+    one = opens()
+    kept = one.add_semantic("Bread needs salt", "baking")
+    with contextlib.closing(opens("b", index="local")) as other:  # which does not know of the index
+        eventually(lambda: other.list_semantic().memories)
+        eventually(lambda: one.get_stats()["indexed"])
+        other.delete_semantic(kept.memory_id)
+        eventually(lambda: one.get_stats()["semantic"] == 0)
+
+
+def test_what_was_deleted_and_can_still_be_read_is_looked_at_again(opens, redis8, namespace, monkeypatch):
+    monkeypatch.setattr(shared, "DOUBT", 0.2)
+    memory = opens()
+    memory.save_skill("open_door", "Open the door with a key", [])
+    eventually(lambda: memory.get_stats()["indexed"])
+    library = memory.engine.library(memory.engine.settings)
+    (key,) = library.catalogue.index.list()[0]
+    run(library.follower._handle([Notice(key, "delete", BEGINNING, "another's")]))
+    assert library.catalogue.index.list()[0] == [key]  # it is there: perhaps it was saved anew
+    with contextlib.closing(redis8.client()) as client:
+        client.delete(Keyspace(namespace).data(key))  # which no log tells of
+    eventually(lambda: not library.catalogue.index.list()[0])
+
+
 def test_what_was_saved_while_the_server_was_away_is_found_later(tmp_path, namespace):
     if "redis8" not in available_servers():
         pytest.skip(NO_REDIS_8)
-    with Server("redis8", persistence="aof") as server:
+    with Server("redis8") as server:
         told = {"url": server.url, "namespace": namespace, "index": "redis", "path": str(tmp_path), "deadline": 0.3}
         with MemoryArchitecture(backend="redis", agent_id="a", **told) as memory:
             memory.save_skill("open_door", "Open the door with a key", [])
-            server.kill()
+            eventually(lambda: memory.get_stats()["indexed"])
+            server.pause()
             memory.save_skill("close_window", "Close the window", [])
-            server.restart()
+            server.resume()
             eventually(lambda: "close_window" in _tried(lambda: names(memory.search_skills("window"))))
             assert names(memory.search_skills("door", limit=1)) == ["open_door"]
 
@@ -209,7 +286,7 @@ def test_it_is_the_same_in_a_loop(redis8, namespace, tmp_path):
     asyncio.run(both())
 
 
-def test_messages_and_words_alone_need_the_local_index(opens):
+def test_messages_and_words_alone_are_not_in_it(opens):
     memory = opens()
     with pytest.raises(Misconfigured, match="REMANENCE_INDEX=local"):
         memory.search_messages("hello")
@@ -235,3 +312,17 @@ def test_it_needs_a_server(tmp_path):
         pytest.raises(Misconfigured, match="REDIS_URL"),
     ):
         memory.search_skills("door")
+
+
+def test_a_cluster_keeps_it_in_parts(namespace, tmp_path):
+    if "redis8" not in available_servers():
+        pytest.skip(NO_REDIS_8)
+    with Cluster("redis8", primaries=2) as cluster:
+        told = {"url": cluster.url, "namespace": namespace, "index": "redis", "deadline": 5.0}
+        with (
+            MemoryArchitecture(backend="redis", agent_id="a", path=str(tmp_path / "1"), **told) as one,
+            MemoryArchitecture(backend="redis", agent_id="b", path=str(tmp_path / "2"), **told) as other,
+        ):
+            one.load({"type": "skill", "skill_name": f"skill_{n}", "description": "what"} for n in range(40))
+            assert names(other.search_skills("skill_7", limit=1)) == ["skill_7"]
+            assert len(other.list_skills(limit=100)) == other.get_stats()["skill"] == 40

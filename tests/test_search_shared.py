@@ -286,7 +286,7 @@ def test_what_is_amended_is_judged_anew(makes):
 
 def test_words_decide_between_equals_in_meaning(makes):
     index = makes()
-    index.put([document("other", "taob river", position=-1), document("word", "boat river", position=-1)])
+    index.put([document("word", "boat river", position=-1), document("other", "taob river", position=-1)])
     index.put([document(f"m{n}", "river", position=-1) for n in range(5)])
     assert ids(index.search("boat", explain=True))[0] == "word"
     explained = index.search("boat", explain=True)[0]

@@ -19,6 +19,8 @@ from remanence.search.bodies import Body
 from remanence.search.redis import VectorSetIndex
 from remanence.search.types import EVERYTHING, NOTHING, Document, Favour, Filter, Hit, Index, Mode
 
+DOUBT: Final = 2.0
+"""Seconds until a memory that was deleted and can be read is looked at again: our own pending writes are read, too."""
 MOST_LATE: Final = 10_000
 """Memories that could not be put in, and are remembered to be."""
 _AMENDED: Final = ("success", "importance", "trust", "expires", "uses")
@@ -190,6 +192,7 @@ class Hearer(Follower):
         super().__init__(gateway, catalogue, tell, messages=None, lock=None, deadline=deadline)
         self._shared = catalogue
         self._name = gateway.runtime.random_bytes(8).hex()
+        self._doubtful: dict[str, float] = {}
         catalogue.read = self._documents
         self.chores.append(self._catch_up)
 
@@ -252,8 +255,12 @@ class Hearer(Follower):
         return {each.body.id: each.document for each in entries if each is not None}
 
     async def _catch_up(self) -> None:
-        """Put in what could not be put in when it was written."""
-        keys = self._shared.put_off()
+        """Put in what could not be put in when it was written; look again at what was deleted, and yet there."""
+        now = self._runtime.monotonic()
+        due = [key for key, at in self._doubtful.items() if now >= at]
+        for key in due:
+            del self._doubtful[key]
+        keys = [*self._shared.put_off(), *due]
         if keys:
             try:
                 await self._records(keys)
@@ -278,6 +285,8 @@ class Hearer(Follower):
         records = await self._asked([Fetch(key) for key in asked]) if asked else []
         await self._shared.remove([key for key, each in zip(asked, records, strict=True) if each is None])
         for key, record in zip(asked, records, strict=True):
+            if record is not None and latest[key].kind == DELETED:  # saved anew, or a write of ours is still to fail
+                self._doubtful[key] = self._runtime.monotonic() + DOUBT
             if told := _told(key, None if record is None else record.body):
                 await self._announce("", told)
 
