@@ -90,7 +90,7 @@ class Catalogue:
             database = Database(":memory:")
         else:
             usable_folder(self._path.parent)
-            database = _database(self._path)
+            database = Database(str(self._path))
         Bodies(database).prepare()
         return database
 
@@ -311,17 +311,6 @@ class Catalogue:
     def close(self) -> None:
         """Close the file for good."""
         self.index.close()
-
-
-def _database(path: Path) -> Database:
-    """The file; where it is damaged, a new one, for it holds nothing that is not elsewhere."""
-    try:
-        database = Database(str(path))
-        database.run("SELECT count(*) FROM sqlite_schema")
-        return database
-    except FileDamaged:
-        _unlink(path)
-        return Database(str(path))
 
 
 def _unlink(path: Path) -> None:
