@@ -1,5 +1,6 @@
 """What every index promises, on the one in a file and on vector sets of Redis 8; and what the latter cannot do."""
 
+import contextlib
 import math
 import random
 import re
@@ -21,9 +22,10 @@ from remanence.search.redis import VectorSetIndex
 from remanence.search.sqlite import SQLiteIndex
 from remanence.search.types import Document, Filter, Index
 from remanence.search.vectors import quantised
+from remanence.search.vectorsets import Part
 from remanence.testing.servers import Server, available_servers
 from remanence.wire.address import Address
-from remanence.wire.keys import Keyspace
+from remanence.wire.keys import Keyspace, partition_of
 from remanence.wire.redis import blocking_connect
 
 NOW = 1_000_000.0
@@ -462,7 +464,19 @@ def test_a_very_long_text_is_put_in_within_a_short_deadline(redis8):
     index.close()
 
 
-def test_a_namespace_in_partitions_is_one_index(shared):
+def test_what_lives_longer_meanwhile_is_not_swept(shared, monkeypatch):
+    index = shared()
+    index.put([document("m"), document("n", expires=NOW + 1)])
+
+    async def ended(part, now, count):
+        return ["m", "n"]  # as they were a moment before
+
+    monkeypatch.setattr(Part, "ended", ended)
+    assert index.sweep() == 0
+    assert len(index) == 2
+
+
+def test_a_namespace_in_partitions_is_one_index(redis8, shared):
     index = shared("divided", partitions=4)
     index.put([document(f"m{n}", "boat", created=float(n), kind="ab"[n % 2]) for n in range(40)])
     assert len(index.search("boat", limit=40)) == 40
@@ -470,6 +484,10 @@ def test_a_namespace_in_partitions_is_one_index(shared):
     assert page == [f"m{n}" for n in range(39, 14, -1)]
     assert index.list(limit=25, after=after) == ([f"m{n}" for n in range(14, -1, -1)], "")
     assert index.counts() == {"a": 20, "b": 20}
+    with contextlib.closing(redis8.client()) as client:
+        for at in range(4):
+            held = client.hkeys(Keyspace("divided", at).index("entries"))
+            assert {partition_of(id.decode(), 4) for id in held} == {at}
     assert index.remove([f"m{n}" for n in range(0, 40, 2)]) == 20
     assert len(index) == 20
 
