@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from remanence.sync.opening import Opened
+from remanence.engine import BlockingEngine
+from remanence.engine.opening import engines
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -27,8 +28,8 @@ def test_the_examples_of_a_page_run_one_after_the_other(page, server, capsys):
         code = example.replace('"localhost", 6379', f'"127.0.0.1", {server.port}')
         code = code.replace("localhost:6379", f"127.0.0.1:{server.port}")
         exec(compile(code, str(page), "exec"), names)
-    for each in names.values():  # what an example left open would go on beside the tests behind this one
-        if isinstance(each, Opened):
+    for each in list(engines):  # what an example left open would go on beside the tests behind this one
+        if isinstance(each, BlockingEngine):
             each.close(0.0)
 
 

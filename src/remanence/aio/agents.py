@@ -34,6 +34,7 @@ class RedisMemoryAdapter(AsyncOpened[Agents], Agents):
         self._engine = shared_async(settings)
         if embedder is not None and not isinstance(embedder, str):
             self._engine.use_embedder(embedder)
+        self._engine.agent_opened()
         Agents.__init__(
             self, lambda: self._engine.gateway, lambda: self._engine.library(settings), settings, who, session_id
         )
@@ -46,6 +47,8 @@ class RedisMemoryAdapter(AsyncOpened[Agents], Agents):
     async def close(self, timeout: float | None = None) -> None:
         """Let pending writes go out for at most `timeout` seconds (`close_timeout`); the rest stays journalled."""
         self.leave()
+        if not self.__dict__.get("_closed"):
+            await self._engine.agent_left()
         await super().close(timeout)
 
     aclose = close

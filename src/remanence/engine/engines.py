@@ -2,7 +2,6 @@
 
 import os
 from asyncio import AbstractEventLoop, get_running_loop
-from typing import Final
 
 from remanence.engine.opening import TOLD_OF_FORKS, Engine, leave
 from remanence.model import Erased
@@ -14,9 +13,6 @@ from remanence.stores.deadletters import without_effect
 from remanence.stores.outcomes import CONFLICTS, DEAD_LETTERS
 from remanence.stores.partitioned import parts_of
 from remanence.stores.rows import Outcome
-
-LIBRARY_SECONDS: Final = 1.0
-"""Longest wait at closing for what keeps the index: it has at most a page of memories in hand."""
 
 
 class BlockingEngine(Engine):
@@ -40,6 +36,10 @@ class BlockingEngine(Engine):
             if self._gateway is None:
                 self._gateway = self._open(BlockingRuntime())
             return self._gateway
+
+    def agent_left(self) -> None:
+        """See `Engine.agent_closed`."""
+        run(self.agent_closed(self._gateway))
 
     def leave_to_parent(self) -> None:
         """See `Engine.leave_to_parent`."""
@@ -86,8 +86,7 @@ class BlockingEngine(Engine):
         with self._lock:
             found, self._gateway = self._gateway, None
         if found is not None and self._pid == os.getpid():
-            for library in self._libraries_of(found):
-                run(library.close(LIBRARY_SECONDS))
+            run(self.close_libraries(found))
             run(found.close(timeout))
 
 
@@ -147,6 +146,10 @@ class AsyncEngine(Engine):
         """Wait until the store has every pending write; False after `timeout` seconds."""
         return await self.gateway.flush(timeout)
 
+    async def agent_left(self) -> None:
+        """See `Engine.agent_closed`."""
+        await self.agent_closed(self._gateways.get(get_running_loop()))
+
     def leave_to_parent(self) -> None:
         """See `Engine.leave_to_parent`."""
         super().leave_to_parent()
@@ -158,6 +161,5 @@ class AsyncEngine(Engine):
         """Close what the running loop opened."""
         found = self._gateways.pop(get_running_loop(), None)
         if found is not None:
-            for library in self._libraries_of(found):
-                await library.close(LIBRARY_SECONDS)
+            await self.close_libraries(found)
             await found.close(timeout)

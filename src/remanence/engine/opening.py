@@ -48,6 +48,10 @@ engines: "weakref.WeakSet[Engine]" = weakref.WeakSet()
 """Every engine of this process, to be told of a fork."""
 
 
+LIBRARY_SECONDS = 1.0
+"""Longest wait at closing for what keeps the index: it has at most a page of memories in hand."""
+
+
 class Engine:
     """The parts behind faces of one deployment, opened with the first call that needs them."""
 
@@ -63,6 +67,7 @@ class Engine:
         self._address = _address(settings) if settings.backend == "redis" else None
         self._memory: MemoryStore | None = None
         self._libraries: dict[tuple[int, str], Library] = {}
+        self._agents = 0
         self.embedder: Any = None
         """What embeds agents' memories, where the setting shall not say."""
         logging.attach(self)
@@ -138,6 +143,24 @@ class Engine:
         routes = routes_to(self._address, blocking_connect, runtime, settings)
         places = [(route.keys, route.connect) for route in routes]
         return VectorSetIndex(places, embedder, runtime, pool=settings.pool, deadline=settings.deadline)
+
+    def agent_opened(self) -> None:
+        """One more face searches what agents remember."""
+        with self._lock:
+            self._agents += 1
+
+    async def agent_closed(self, gateway: Gateway | None) -> None:
+        """One less; behind the last, nobody keeps the index any more."""
+        with self._lock:
+            self._agents -= 1
+            left = self._agents
+        if not left and gateway is not None:
+            await self.close_libraries(gateway)
+
+    async def close_libraries(self, gateway: Gateway) -> None:
+        """Close what agents search by this gateway; a later call opens it anew."""
+        for library in self._libraries_of(gateway):
+            await library.close(LIBRARY_SECONDS)
 
     def _libraries_of(self, gateway: Gateway) -> "list[Library]":
         """The libraries of a gateway, which are the engine's no more."""

@@ -87,6 +87,7 @@ class MemoryArchitecture(Opened[Agents]):
         self._engine = shared_blocking(settings)
         if embedder is not None and not isinstance(embedder, str):
             self._engine.use_embedder(embedder)
+        self._engine.agent_opened()
         self._face = Agents(
             lambda: self._engine.gateway, lambda: self._engine.library(settings), settings, who, session_id
         )
@@ -109,6 +110,8 @@ class MemoryArchitecture(Opened[Agents]):
     def close(self, timeout: float | None = None) -> None:
         """Let pending writes go out for at most `timeout` seconds (`close_timeout`); the rest stays journalled."""
         self._face.leave()
+        if not self.__dict__.get("_closed"):
+            self._engine.agent_left()
         super().close(timeout)
 
     def __repr__(self) -> str:
