@@ -15,6 +15,7 @@ from remanence import (
     ConversationMemory,
     IWorkingMemory,
     Memory,
+    MemoryArchitecture,
     MemoryClient,
     RedisWorkingMemoryManager,
 )
@@ -331,6 +332,28 @@ def test_a_slow_answer_about_the_time_lets_no_older_write_pass_as_newer():
     row = Row(1, "op", clock.tick(0, wall, boot), Put("k", b"{}"), wall, boot, 2)
     lineage = Lineage("l", 1, 1, boot_id=runtime.boot_id())
     assert Dating(clock, runtime).earliest(lineage, row) <= told + 50_000
+
+
+def test_listeners_hear_of_each_key_that_one_erasure_took(server: Server, namespace: str, tmp_path: Path):
+    with open_memory(server, namespace, tmp_path) as memory, memory.watch(timeout=2) as changes:
+        for name in ("a", "b", "c"):
+            memory.set(name, 1)
+        memory.engine.forget("memory:", beginning=True)
+        heard = {each.name for _, each in zip(range(6), changes, strict=False) if each.kind == "deleted"}
+        assert heard == {"a", "b", "c"}
+
+
+def test_an_erasure_of_everything_empties_the_index(server: Server, namespace: str, tmp_path: Path):
+    options = {"url": server.url, "namespace": namespace}
+    with (
+        MemoryArchitecture(path=str(tmp_path / "1"), **options) as agent,
+        MemoryArchitecture(path=str(tmp_path / "2"), **options) as other,
+    ):
+        for number in range(5):
+            agent.save_episode(f"Secret task {number}", "Done", True, 1.0)
+        assert eventually(lambda: other.get_stats()["episodic"] == 5)
+        agent.engine.forget("", beginning=True)
+        assert eventually(lambda: agent.get_stats()["episodic"] == other.get_stats()["episodic"] == 0)
 
 
 def test_near_reads_notice(server: Server, namespace: str, tmp_path: Path):

@@ -18,15 +18,16 @@ class Trail:
 
     def __init__(self) -> None:
         self._entries: deque[Change] = deque(maxlen=REMEMBERED)
-        self._told: OrderedDict[str, None] = OrderedDict()
+        self._told: OrderedDict[tuple[str, str], None] = OrderedDict()  # with the key: an erasure has many
 
     def news(self, entries: Sequence[Change]) -> list[Change]:
         """Note entries, and give those that changed something and were not told before."""
         found = []
         for entry in entries:
             self._entries.append(entry)
-            if is_change(entry) and entry.op_id not in self._told:
-                self._told[entry.op_id] = None
+            what = entry.op_id, entry.key
+            if is_change(entry) and what not in self._told:
+                self._told[what] = None
                 found.append(entry)
         while len(self._told) > TOLD:
             self._told.popitem(last=False)
@@ -46,7 +47,7 @@ class Trail:
         gone = list(self._entries)[kept:]
         for entry in gone:
             self._entries.pop()
-            self._told.pop(entry.op_id, None)
+            self._told.pop((entry.op_id, entry.key), None)
         if not kept:
             self._told.clear()
         return gone

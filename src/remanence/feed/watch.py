@@ -17,6 +17,7 @@ LAGGING = 0.02
 """Seconds between two looks at whether a feed has read as far as a cursor."""
 LEVELLING = 0.0005
 """The same where somebody waits for what was applied a moment ago."""
+_NEW: Final = object()
 _NUMBERS: Final = 1 << 64
 """Those in a position are below it."""
 
@@ -38,8 +39,8 @@ class Watch:
         self._past: deque[Notice] = deque()
         self._passed: dict[int, tuple[int, ...]] = {}
         """Up to where the past was read: what a feed tells of that is told already."""
-        self._ahead: dict[int, dict[str, str]] = {}
-        """The operations, and their keys, that were read in the past while the feed told already."""
+        self._ahead: dict[int, dict[tuple[str, str], None]] = {}
+        """The operations, each with its key, that were read in the past while the feed told already."""
         self._live = Subscription(wanted, runtime, deaf=self._behind)
         for feed in feeds:
             feed.join(self._live)
@@ -101,13 +102,13 @@ class Watch:
         ahead = self._ahead.get(notice.source, {})
         if notice.kind == RESYNC:  # its log is another than it was, which the past may have been read from already
             self._passed.pop(notice.source, None)
-            for op_id in [each for each, key in ahead.items() if notice.key in ("", key)]:
-                del ahead[op_id]
+            for what in [each for each in ahead if notice.key in ("", each[1])]:
+                del ahead[what]
             return False
         if place(notice.cursor) <= self._passed.get(notice.source, ()):
             return True
         self._passed.pop(notice.source, None)  # it comes in order
-        return ahead.pop(notice.op_id, "") != ""
+        return ahead.pop((notice.op_id, notice.key), _NEW) is None
 
     # --- the past -------------------------------------------------------------------------------
 
@@ -156,7 +157,7 @@ class Watch:
         found = [notice for each in page.entries if (notice := notice_of(each, number)) is not None]
         self._past.extend(notice for notice in found if self._wanted.matches(notice.key))
         if number in self._ahead:
-            self._ahead[number].update((each.op_id, each.key) for each in found)
+            self._ahead[number].update(((each.op_id, each.key), None) for each in found)
         self._behind[number] = page.cursor
         if not self._past:
             self._heard[number] = page.cursor
