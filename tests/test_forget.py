@@ -22,6 +22,7 @@ from remanence import (
 from remanence.errors import InvalidArgument, InvalidKey, Unavailable
 from remanence.model import Erased, Put
 from remanence.runtime.blocking import BlockingRuntime, run
+from remanence.search.bodies import smaller
 from remanence.stores.clock import StoreClock
 from remanence.stores.dating import Dating
 from remanence.stores.rows import Lineage, Row
@@ -354,6 +355,22 @@ def test_an_erasure_of_everything_empties_the_index(server: Server, namespace: s
         assert eventually(lambda: other.get_stats()["episodic"] == 5)
         agent.engine.forget("", beginning=True)
         assert eventually(lambda: agent.get_stats()["episodic"] == other.get_stats()["episodic"] == 0)
+
+
+def test_what_was_erased_is_in_no_free_page_of_an_index(tmp_path: Path):
+    with MemoryArchitecture("sqlite", path=str(tmp_path)) as agent:
+        saved = [agent.save_episode(f"Secret task {number}", "x" * 300, True, 1.0) for number in range(20)]
+        bodies = run(
+            agent.engine.library(agent.engine.settings).catalogue.bodies(
+                [f"memory:episodic:{each.memory_id}" for each in saved]
+            )
+        )
+    stored = [smaller(each.body) for each in bodies.values()]
+    (file,) = tmp_path.glob("search/*.db")
+    assert all(each in file.read_bytes() for each in stored)
+    with MemoryArchitecture("sqlite", path=str(tmp_path)) as agent:
+        agent.forget(memory_ids=[each.memory_id for each in saved])
+    assert not any(each in file.read_bytes() for each in stored)
 
 
 def test_near_reads_notice(server: Server, namespace: str, tmp_path: Path):

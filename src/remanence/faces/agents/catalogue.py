@@ -91,6 +91,7 @@ class Catalogue:
         else:
             usable_folder(self._path.parent)
             database = Database(str(self._path))
+        database.run("PRAGMA secure_delete = ON")  # what was erased is in no free page
         Bodies(database).prepare()
         return database
 
