@@ -24,13 +24,15 @@ DOCUMENTED = [
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_the_examples_of_a_page_run_one_after_the_other(page, server, capsys):
     names: dict[str, object] = {"__name__": "example"}
-    for example in FENCE.findall(page.read_text(encoding="utf-8")):
-        code = example.replace('"localhost", 6379', f'"127.0.0.1", {server.port}')
-        code = code.replace("localhost:6379", f"127.0.0.1:{server.port}")
-        exec(compile(code, str(page), "exec"), names)
-    for each in list(engines):  # what an example left open would go on beside the tests behind this one
-        if isinstance(each, BlockingEngine):
-            each.close(0.0)
+    try:
+        for example in FENCE.findall(page.read_text(encoding="utf-8")):
+            code = example.replace('"localhost", 6379', f'"127.0.0.1", {server.port}')
+            code = code.replace("localhost:6379", f"127.0.0.1:{server.port}")
+            exec(compile(code, str(page), "exec"), names)
+    finally:  # what an example left open would go on beside the tests behind this one
+        for each in list(engines):
+            if isinstance(each, BlockingEngine):
+                each.close(0.0)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -82,9 +82,10 @@ class Follower:
     async def level(self, timeout: float) -> bool:
         """Wait until all that the store has applied by now can be found; False past the time, or where it is away."""
         limit = self._runtime.monotonic() + timeout
+        ready = await self.ready(timeout)
         watch = self._watch
         try:
-            if watch is None or not await self.ready(timeout) or not await watch.level(timeout):
+            if not ready or watch is None or not await watch.level(timeout):
                 return False
         except WorldError:  # what was heard before it went away is all there is
             return False

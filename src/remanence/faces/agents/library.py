@@ -22,6 +22,8 @@ MOST_USES: Final = 10_000
 """Memories whose uses are gathered at most; further ones count when these are written down."""
 
 
+FIRST: Final = 10.0
+"""Longest wait of a first search for the index of what was there: some 20,000 memories are indexed by then."""
 EMBEDDING: Final = 10.0
 """Seconds until an embedder that was away is tried again."""
 
@@ -73,10 +75,15 @@ class Library:
         """The last operation that the channel was told of."""
 
     async def ready(self, timeout: float) -> None:
-        """Wait once, at most `timeout` seconds, for what was there before this process."""
-        if not self._waited:
-            self._waited = True
-            await self.follower.ready(timeout)
+        """Wait once for what was there before this process: `FIRST` seconds, or `timeout` while the store is away."""
+        if self._waited:
+            return
+        self._waited = True
+        begun = self._gateway.runtime.monotonic()
+        while not await self.follower.ready(0.05):
+            waited = self._gateway.runtime.monotonic() - begun
+            if waited > FIRST or (waited > timeout and not (await self._gateway.status()).available):
+                return
 
     async def close(self, timeout: float) -> None:
         """Note down what was used, and let go of the file."""
