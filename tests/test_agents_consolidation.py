@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
+from remanence import MemoryArchitecture
 from remanence.engine import BlockingEngine
 from remanence.errors import Conflict, InvalidSetting, Missing
 from remanence.events import Events
@@ -37,6 +38,7 @@ from remanence.runtime.blocking import BlockingRuntime, run
 from remanence.settings import Settings
 from remanence.stores.direct import DirectStore
 from remanence.stores.memory import MemoryStore
+from remanence.testing.oracle import eventually
 from remanence.testing.tending import GatewayHands, episode, generated
 
 START = datetime(2026, 5, 2, tzinfo=UTC)
@@ -798,3 +800,17 @@ def test_ten_thousand_episodes_take_seconds():
     report = run(consolidate(hands))
     assert report.looked_at >= 10_000 and report.merged
     assert hands.gateway.runtime.monotonic() - begin < 60  # 6 s on an idle machine; the bar is for a busy one
+
+
+# --- in the background ------------------------------------------------------------------------------
+
+
+def test_it_is_done_by_itself_unless_nobody_wants_it(tmp_path: Path):
+    place = {"path": str(tmp_path), "consolidate_interval": 1.0}
+    with MemoryArchitecture("sqlite", auto_consolidate=False, **place) as agent:
+        agent.save_episode("Fix the login bug", "Done. The fix was simple", True, 3)
+        agent.save_episode("fix the login bug", "done, the fix was simple", True, 3)
+        assert not eventually(lambda: len(agent.list_episodes()) == 1, 1.5)
+        with MemoryArchitecture("sqlite", **place) as other:
+            other.initialize()
+            assert eventually(lambda: len(agent.list_episodes()) == 1, 10.0)

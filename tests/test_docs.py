@@ -9,6 +9,7 @@ import pytest
 
 from remanence.engine import BlockingEngine
 from remanence.engine.opening import engines
+from remanence.sync.opening import Opened
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -30,6 +31,9 @@ def test_the_examples_of_a_page_run_one_after_the_other(page, server, capsys):
             code = code.replace("localhost:6379", f"127.0.0.1:{server.port}")
             exec(compile(code, str(page), "exec"), names)
     finally:  # what an example left open would go on beside the tests behind this one
+        for each in names.values():
+            if isinstance(each, Opened):
+                each.close(0.0)
         for each in list(engines):
             if isinstance(each, BlockingEngine):
                 each.close(0.0)

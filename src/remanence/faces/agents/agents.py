@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Final
 
 from remanence.errors import InvalidArgument, WorldError
@@ -40,7 +41,7 @@ class Agents(Upkeep):
         super().__init__(opener, librarian, settings, who)
         self._start(session_id)
         self._steps_key(session_id or "-")  # an id that no key can have is told of here
-        self._joined: Library | None = None
+        self._joined: dict[Library, Callable[..., Any]] = {}
 
     async def initialize(self) -> None:
         """Take up the session where it was left, and hear of other agents. Other calls do so by themselves.
@@ -48,24 +49,23 @@ class Agents(Upkeep):
         Raises `Misconfigured` where the setting `index` asks for what the server does not have.
         """
         library = self._librarian()
-        if self._who.pubsub and self._heard not in library.follower.listeners:
-            self._joined = library
-            library.follower.listeners.append(self._heard)
+        if self._who.pubsub and library not in self._joined:
+            heard = self._joined[library] = partial(self._heard, library)
+            library.follower.listeners.append(heard)
         if self._who.consolidates:
             self._tend()
         await library.catalogue.opened()
         await super().initialize()
 
-    async def _heard(self, op_id: str, told: Told) -> None:
+    async def _heard(self, library: Library, op_id: str, told: Told) -> None:
         """A memory was changed: tell the channel of what this agent did, and the log of what another did."""
         if told.agent_id != self.agent_id:
-            self._librarian().tell(MemoryHeard(told.action, told.kind, told.memory_id, told.agent_id))
-        elif op_id and self._librarian().published != op_id:  # by another face of the same agent
-            self._librarian().published = op_id
-            await self._publish(told)
+            library.tell(MemoryHeard(told.action, told.kind, told.memory_id, told.agent_id))
+        elif op_id and library.published != op_id:  # by another face of the same agent
+            library.published = op_id
+            await self._publish(library.gateway, told)
 
-    async def _publish(self, told: Told) -> None:
-        gateway = self._opener()
+    async def _publish(self, gateway: Gateway, told: Told) -> None:
         message = {"action": told.action, "type": told.kind, "memory_id": told.memory_id, "agent_id": told.agent_id}
         limit = gateway.runtime.monotonic() + self._settings.deadline
         try:
@@ -76,9 +76,9 @@ class Agents(Upkeep):
     def leave(self) -> None:
         """Hear of nothing any more, and tend nothing."""
         self._stop_tending()
-        if self._joined is not None and self._heard in self._joined.follower.listeners:
-            self._joined.follower.listeners.remove(self._heard)
-        self._joined = None
+        for library, heard in self._joined.items():
+            library.follower.listeners.remove(heard)
+        self._joined = {}
 
     async def get_stats(self) -> dict[str, Any]:
         """Numbers about this memory: how many of each type, of whom, and how the store is.

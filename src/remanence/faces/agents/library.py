@@ -41,7 +41,7 @@ class Library:
         shared: "VectorSetIndex | None" = None,
     ) -> None:
         """`path`: the index's file, None for none; `shared`: what takes its place. Starts to follow the store."""
-        self._gateway = gateway
+        self.gateway = gateway
         self.tell = tell
         self.embedder = embedder
         self.uses = Uses(gateway, settings.use_interval)
@@ -79,10 +79,10 @@ class Library:
         if self._waited:
             return
         self._waited = True
-        begun = self._gateway.runtime.monotonic()
+        begun = self.gateway.runtime.monotonic()
         while not await self.follower.ready(0.05):
-            waited = self._gateway.runtime.monotonic() - begun
-            if waited > FIRST or (waited > timeout and not (await self._gateway.status()).available):
+            waited = self.gateway.runtime.monotonic() - begun
+            if waited > FIRST or (waited > timeout and not (await self.gateway.status()).available):
                 return
 
     async def close(self, timeout: float) -> None:

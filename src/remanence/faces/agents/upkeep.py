@@ -7,8 +7,9 @@ from typing import Any, Final
 from msgspec.structs import replace
 
 from remanence import events
-from remanence.errors import RemanenceError, WorldError
+from remanence.errors import Closed, RemanenceError, WorldError
 from remanence.faces.agents.forgetting import Forgetting
+from remanence.faces.agents.library import Library
 from remanence.faces.agents.tending.audit import Audit, Checks, audit
 from remanence.faces.agents.tending.consolidation import consolidate, extract_patterns
 from remanence.faces.agents.tending.face import Tended
@@ -85,30 +86,31 @@ class Upkeep(Forgetting):
         if self._closing is None:
             runtime = self._opener().runtime
             self._closing = runtime.signal()
-            runtime.spawn("remanence-consolidate", self._tending(self._closing))
+            runtime.spawn("remanence-consolidate", self._tending(self._closing, self._tended(), self._librarian()))
 
-    def _tending(self, closing: Signal) -> Callable[[], Coroutine[Any, Any, None]]:
+    def _tending(self, closing: Signal, tended: Tended, library: Library) -> Callable[[], Coroutine[Any, Any, None]]:
         async def work() -> None:
             interval = self._settings.consolidate_interval
             while not await closing.wait(min(LOOK, interval)):
                 try:
-                    await self._tend_if_due(timedelta(seconds=interval))
+                    await self._tend_if_due(tended, library, timedelta(seconds=interval))
+                except Closed:  # behind the engine: with the memory itself
+                    return
                 except WorldError:  # the server is away: there is time
                     continue
                 except RemanenceError as error:
-                    self._librarian().tell(events.ConsolidationFailed(str(error)))
+                    library.tell(events.ConsolidationFailed(str(error)))
 
         return work
 
-    async def _tend_if_due(self, interval: timedelta) -> None:
-        tended = self._tended()
+    async def _tend_if_due(self, tended: Tended, library: Library, interval: timedelta) -> None:
         mark = await tended.mark()
         if mark is not None and mark.finished is not None and tended.now() - mark.finished < interval:
             return
-        told = await self.consolidate_now()
+        told = await consolidate(tended, self._policy(None))
         if told.state == "done":
             learned = len(told.patterns_made) + len(told.patterns_grown)
-            self._librarian().tell(events.MemoriesConsolidated(len(told.merged), learned, len(told.forgotten)))
+            library.tell(events.MemoriesConsolidated(len(told.merged), learned, len(told.forgotten)))
 
     def _stop_tending(self) -> None:
         if self._closing is not None:
