@@ -132,7 +132,7 @@ class Follower:
                     watch.close()
                     return
                 self._ready.set()
-            except BaseException:
+            except BaseException:  # cancelled too: who follows anew watches anew
                 watch.close()
                 raise
         try:
