@@ -342,9 +342,4 @@ def entry_of(key: str, body: bytes, etag: str) -> Entry | None:
     return None if seen is None else Entry(Body(key, etag, body), seen)
 
 
-def ids(entries: Iterable[Entry]) -> list[str]:
-    """Their ids."""
-    return [each.body.id for each in entries]
-
-
-__all__ = ["Catalogue", "Entry", "Told", "entry_of", "ids"]
+__all__ = ["Catalogue", "Entry", "Told", "entry_of"]

@@ -34,8 +34,6 @@ DELETED: Final = "delete"
 UNKNOWN: Final = "unknown"
 """Who deleted a memory that nobody here knows any more."""
 
-Heard = Callable[[Told], None]
-
 
 class Follower:
     """One process's part in keeping a catalogue."""
@@ -375,4 +373,4 @@ def _told(action: str, body: Body) -> Told:
     return Told(action, kind, memory, agent)
 
 
-__all__ = ["Follower", "Heard"]
+__all__ = ["Follower"]
