@@ -1,11 +1,9 @@
 """What agents are handed and what stores hold: bad input, records of others, messages, and who is told of what."""
 
-import json
 import logging
 import math
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing
 from datetime import datetime
 from typing import Any
 
@@ -14,11 +12,8 @@ import pytest
 from remanence import MemoryArchitecture, MemoryClient
 from remanence.errors import CorruptRecord, UsageError, WrongKind
 from remanence.events import IndexFailed, MemoryHeard, RecordSkipped
-from remanence.faces.agents.catalogue import Catalogue
 from remanence.search.types import Favour
-from remanence.testing.clusters import Cluster
-from remanence.testing.faults import FaultProxy
-from remanence.testing.oracle import QUICK, Heard, child, eventually
+from remanence.testing.oracle import Heard, child, eventually
 from remanence.testing.servers import Server
 from remanence.wire.codec import pack
 from remanence.wire.keys import Keyspace
@@ -341,56 +336,3 @@ def test_others_are_told_of_what_an_agent_does(make: Make, caplog: pytest.LogCap
         (x, saved.memory_id) for x in ("add", "update", "delete")
     ]
     assert {each.agent_id for each in told[:2]} == {"one"} and told[2].agent_id in ("one", "unknown")
-
-
-def messages(pubsub: Any, count: int, timeout: float = 10.0) -> list[dict[str, Any]]:
-    """What a plain subscriber hears; that no more than `count` come."""
-    found: list[dict[str, Any]] = []
-    limit = time.monotonic() + timeout
-    while len(found) < count and time.monotonic() < limit:
-        if (each := pubsub.get_message(ignore_subscribe_messages=True, timeout=0.1)) is not None:
-            found.append(json.loads(each["data"]))
-    assert pubsub.get_message(ignore_subscribe_messages=True, timeout=0.3) is None
-    return found
-
-
-@pytest.mark.parametrize("late", [0.0, 0.02])
-def test_the_channel_tells_each_applied_change_once(
-    make: Make, any_server: Server, namespace: str, late: float, monkeypatch: pytest.MonkeyPatch
-):
-    """Also where the log tells of a write before its writer has its answer."""
-    expect = Catalogue.expect
-    monkeypatch.setattr(Catalogue, "expect", lambda *told: (time.sleep(late), expect(*told)))
-    with any_server.client() as plain, closing(plain.pubsub()) as pubsub, FaultProxy(any_server) as proxy:
-        pubsub.subscribe(*(Keyspace(namespace).data(f"agent:memory:{kind}") for kind in ("episodic", "skill")))
-        agent = make("one", url=proxy.url, **QUICK)
-        make("one", url=proxy.url, **QUICK).get_stats()  # another of the same process and agent
-        quiet = make("quiet", enable_pubsub=False, url=any_server.url)
-        saved = [agent.save_episode(f"memory {n}", "o", True, 1.0) for n in range(20)]
-        agent.delete_episode(saved[0].memory_id)
-        quiet.save_episode("quiet", "o", True, 1.0)
-        told = messages(pubsub, 21)
-        wanted = [("add", each.memory_id) for each in saved] + [("delete", saved[0].memory_id)]
-        assert sorted((each["action"], each["memory_id"]) for each in told) == sorted(wanted)
-        assert {(each["type"], each["agent_id"]) for each in told} == {("episodic", "one")}
-        proxy.refuse()
-        proxy.reset_all()
-        agent.save_skill("later", "d", [])
-        assert messages(pubsub, 0) == [], "what is journalled is not applied"
-        proxy.accept()
-        assert [each["type"] for each in messages(pubsub, 1)] == ["skill"]
-
-
-@pytest.mark.slow
-def test_the_channel_of_a_cluster():
-    with Cluster() as cluster, MemoryArchitecture(agent_id="one", url=cluster.url, namespace="n") as agent:
-        agent.get_stats()
-        with closing(cluster.client()) as plain, closing(plain.pubsub()) as pubsub:
-            pubsub.ssubscribe(Keyspace("n", tagged=True).data("agent:memory:semantic"))
-            saved = agent.add_semantic("k")
-
-            def heard() -> Any:
-                return pubsub.get_sharded_message(ignore_subscribe_messages=True, timeout=0.1)
-
-            found = eventually(heard)
-            assert json.loads(found["data"])["memory_id"] == saved.memory_id

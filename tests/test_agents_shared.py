@@ -16,7 +16,7 @@ import pytest
 from remanence import MemoryArchitecture, create_memory_adapter
 from remanence.errors import Misconfigured
 from remanence.faces.agents import shared
-from remanence.model import BEGINNING, RESYNC, Notice
+from remanence.model import BEGINNING, Notice
 from remanence.runtime.blocking import run
 from remanence.search.types import Document
 from remanence.testing.clusters import Cluster
@@ -186,7 +186,7 @@ def test_what_is_missing_is_put_in_and_what_is_gone_taken_out_where_all_is_told_
     lost, stale = library.catalogue.index.list()[0][0], "memory:skill:never"
     library.catalogue.index.remove([lost])
     library.catalogue.index.put([Document(id=stale, text="door", kind="skill")])
-    run(library.follower._handle([Notice("", RESYNC, BEGINNING)]))
+    run(library.follower._read_anew())
     assert library.catalogue.index.list() == ([lost], "")
 
 

@@ -225,8 +225,11 @@ class Store(Protocol):
     async def holders(self, deadline: float) -> Mapping[str, Seen]:
         """How far each journal that anybody opened lately has let go of what was erased."""
 
-    async def publish(self, channel: str, message: bytes, deadline: float) -> None:
-        """Tell whoever subscribed to a channel of the namespace; a store without channels does nothing."""
+    async def publish(self, messages: Sequence[tuple[str, bytes]], deadline: float) -> None:
+        """Tell whoever subscribed to channels of the namespace; a store without channels does nothing.
+
+        `messages`: each with its channel, told in this order in one trip.
+        """
 
     async def facts(self, deadline: float) -> Mapping[str, str]:
         """Server facts for people: kind, version, memory policy, persistence, used memory, keys."""

@@ -57,6 +57,11 @@ class Bodies:
         )
         return {id: Body(id, etag, whole(body)) for id, etag, body in rows}
 
+    def versions(self, ids: Sequence[str]) -> dict[str, str]:
+        """The versions of those of these ids that are here."""
+        sql = "SELECT id, etag FROM bodies WHERE id IN (SELECT value FROM json_each(?))"
+        return dict(self._database.run(sql, (json.dumps(ids),)))
+
     def etags(self, beginning: str) -> dict[str, str]:
         """The version of each whose id begins like this."""
         return dict(self._database.run("SELECT id, etag FROM bodies WHERE id >= ? AND id < ?", _span(beginning)))

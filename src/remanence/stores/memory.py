@@ -165,7 +165,7 @@ class MemoryStore:
             now = self._at_now().now
             return {holder: seen for holder, (seen, end) in self._shelf.state.holders.items() if end > now}
 
-    async def publish(self, channel: str, message: bytes, deadline: float) -> None:
+    async def publish(self, messages: Sequence[tuple[str, bytes]], deadline: float) -> None:
         """See `Store.publish`: there is nobody to tell."""
 
     async def facts(self, deadline: float) -> Mapping[str, str]:

@@ -187,9 +187,9 @@ class PartitionedReads:
         keys, following = await self.stores[at].scan(prefix, inner, count, deadline)
         return keys, next_cursor(at, following, len(self.stores))
 
-    async def publish(self, channel: str, message: bytes, deadline: float) -> None:
+    async def publish(self, messages: Sequence[tuple[str, bytes]], deadline: float) -> None:
         """See `Store.publish`: the first partition has all channels."""
-        await self.stores[0].publish(channel, message, deadline)
+        await self.stores[0].publish(messages, deadline)
 
     async def facts(self, deadline: float) -> Mapping[str, str]:
         """See `Store.facts`: of each server once, numbers that add up added up."""

@@ -302,13 +302,14 @@ class RedisStore:
 
         return exchange
 
-    async def publish(self, channel: str, message: bytes, deadline: float) -> None:
+    async def publish(self, messages: Sequence[tuple[str, bytes]], deadline: float) -> None:
         """See `Store.publish`. On a cluster the channel is of the namespace's slot, and heard by SSUBSCRIBE."""
         if self._publish is None:
             sharded = (await self.facts(deadline)).get("cluster_enabled") == "1"
             self._publish = "SPUBLISH" if sharded else "PUBLISH"
         # on the link of writes: to make another would look as if the server were another
-        await self._asking(self._writer, deadline)([(self._publish, self._keys.data(channel), message)])
+        commands = [(self._publish, self._keys.data(channel), message) for channel, message in messages]
+        await self._asking(self._writer, deadline)(commands)
 
     async def facts(self, deadline: float) -> Mapping[str, str]:
         """See `Store.facts`."""

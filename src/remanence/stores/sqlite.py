@@ -171,7 +171,7 @@ class SQLiteStore:
         with self._reading(deadline) as shelf:
             return shelf.holders()
 
-    async def publish(self, channel: str, message: bytes, deadline: float) -> None:
+    async def publish(self, messages: Sequence[tuple[str, bytes]], deadline: float) -> None:
         """See `Store.publish`: there is nobody to tell."""
 
     async def facts(self, deadline: float) -> Mapping[str, str]:

@@ -1,14 +1,14 @@
 """The face of agents: everything an agent remembers, behind the verbs of the third seed."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Final
 
 from remanence.errors import InvalidArgument, WorldError
 from remanence.events import MemoryHeard
 from remanence.faces.agents.base import Identity
-from remanence.faces.agents.catalogue import Told
+from remanence.faces.agents.changes import Heard, Told
 from remanence.faces.agents.library import Library
 from remanence.faces.agents.records import PREFIXES
 from remanence.faces.agents.types import TYPES, MemoryType
@@ -57,19 +57,23 @@ class Agents(Upkeep):
         await library.catalogue.opened()
         await super().initialize()
 
-    async def _heard(self, library: Library, op_id: str, told: Told) -> None:
-        """A memory was changed: tell the channel of what this agent did, and the log of what another did."""
-        if told.agent_id != self.agent_id:
-            library.tell(MemoryHeard(told.action, told.kind, told.memory_id, told.agent_id))
-        elif op_id and library.published != op_id:  # by another face of the same agent
-            library.published = op_id
-            await self._publish(library.gateway, told)
+    async def _heard(self, library: Library, heard: Heard) -> None:
+        """Memories were changed: tell the channel of what this agent did, and the log of what others did."""
+        library.published &= {op_id for op_id, _ in heard}
+        ours: dict[str, Told] = {}
+        for op_id, told in heard:
+            if told.agent_id != self.agent_id:
+                library.tell(MemoryHeard(told.action, told.kind, told.memory_id, told.agent_id))
+            elif op_id and op_id not in library.published:  # by another face of the same agent
+                ours[op_id] = told
+        library.published |= set(ours)
+        if ours:
+            await self._publish(library.gateway, list(ours.values()))
 
-    async def _publish(self, gateway: Gateway, told: Told) -> None:
-        message = {"action": told.action, "type": told.kind, "memory_id": told.memory_id, "agent_id": told.agent_id}
+    async def _publish(self, gateway: Gateway, told: Sequence[Told]) -> None:
         limit = gateway.runtime.monotonic() + self._settings.deadline
         try:
-            await gateway.store.publish(CHANNEL + told.kind, json.dumps(message).encode(), limit)
+            await gateway.store.publish([(CHANNEL + each.kind, _message(each)) for each in told], limit)
         except WorldError:  # a channel promises nothing: the change log has what happened
             return
 
@@ -111,3 +115,8 @@ class Agents(Upkeep):
     def on_change(self, callback: Callback, *kinds: MemoryType, since: str | None = None) -> Watcher:
         """Have `callback` called with each change, in the background; see `Memory.on_change`."""
         return start(self._opener(), self.watch(*kinds, since=since), callback)
+
+
+def _message(told: Told) -> bytes:
+    message = {"action": told.action, "type": told.kind, "memory_id": told.memory_id, "agent_id": told.agent_id}
+    return json.dumps(message).encode()

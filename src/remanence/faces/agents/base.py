@@ -11,7 +11,8 @@ from remanence.errors import CorruptRecord, InvalidArgument, Missing, Rejected, 
 from remanence.events import RecordSkipped
 from remanence.faces.access import Face, ttl_ms
 from remanence.faces.agents import records
-from remanence.faces.agents.catalogue import Told, entry_of
+from remanence.faces.agents.catalogue import entry_of
+from remanence.faces.agents.changes import Told
 from remanence.faces.agents.library import Library
 from remanence.faces.agents.types import AgentMemory, Found, MemoryType, Share
 from remanence.model import KEEP_TTL, NEVER, Delete, Edit, Patch, Put, Receipt
@@ -158,8 +159,9 @@ class Memories(Face):
         """Store a new memory, and `beside` with it."""
         key = self._key(kind, memory.memory_id)
         body = records.packed(memory, self._settings)
-        receipts = await self._write(Put(key, body, ttl), *beside)
-        await self._wrote("add", key, body, receipts[0])
+        with self._librarian().catalogue.own.writing([key]):
+            receipts = await self._write(Put(key, body, ttl), *beside)
+            await self._wrote("add", key, body, receipts[0])
         return memory
 
     async def _wrote(self, action: str, key: str, body: bytes | None, receipt: Receipt, etag: str = "") -> None:
@@ -199,16 +201,18 @@ class Memories(Face):
         """
         key = self._key(kind, memory_id)
         patch = Patch(key, tuple(edits), ttl, default)
-        try:
-            (receipt,) = await self._write(patch)
-        except Rejected as error:
-            if error.reason == _NO_RECORD:
-                raise Missing(f"there is no {kind} memory at {key}: it was deleted, or its time was over") from error
-            raise
-        body, etag = await self._after(patch, receipt)
-        if body is None:
-            return None
-        await self._wrote("update", key, body, receipt, etag)
+        with self._librarian().catalogue.own.writing([key]):
+            try:
+                (receipt,) = await self._write(patch)
+            except Rejected as error:
+                if error.reason == _NO_RECORD:
+                    gone = f"there is no {kind} memory at {key}: it was deleted, or its time was over"
+                    raise Missing(gone) from error
+                raise
+            body, etag = await self._after(patch, receipt)
+            if body is None:
+                return None
+            await self._wrote("update", key, body, receipt, etag)
         return records.stored(body, key)
 
     async def _after(self, patch: Patch, receipt: Receipt) -> tuple[bytes | None, str]:
@@ -225,8 +229,9 @@ class Memories(Face):
 
     async def _delete(self, kind: MemoryType, memory_id: str) -> None:
         key = self._key(kind, memory_id)
-        (receipt,) = await self._write(Delete(key))
-        await self._wrote("delete", key, None, receipt)
+        with self._librarian().catalogue.own.writing([key]):
+            (receipt,) = await self._write(Delete(key))
+            await self._wrote("delete", key, None, receipt)
 
     async def _pin(self, kind: MemoryType, memory_id: str, pinned: bool) -> Any:
         """A pinned memory lives for ever, and no upkeep touches it."""

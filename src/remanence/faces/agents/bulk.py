@@ -1,16 +1,17 @@
 """Many memories at once: from another system, a file, or a generator that never ends."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from itertools import islice
 from typing import Any, Final
 
 from remanence.errors import InvalidArgument, UsageError
 from remanence.faces.agents import records
-from remanence.faces.agents.catalogue import Entry, Told, entry_of
+from remanence.faces.agents.catalogue import Entry, entry_of
+from remanence.faces.agents.changes import Told
 from remanence.faces.agents.recall import Recall
 from remanence.faces.agents.types import AgentMemory, SkillMemory
-from remanence.model import Patch, Put
+from remanence.model import Patch, Put, Receipt
 
 TOGETHER: Final = 100
 """Memories that are written, and put into the index, together."""
@@ -69,18 +70,25 @@ class Bulk(Recall):
 
     async def _stored(self, made: list[tuple[AgentMemory, int]]) -> None:
         writes = [self._write_of(memory, ttl) for memory, ttl in made]
-        receipts = await self._write(*writes)
-        entries: list[Entry] = []
         catalogue = self._librarian().catalogue
+        with catalogue.own.writing(write.key for write in writes):
+            receipts = await self._write(*writes)
+            await catalogue.take(self._entries(made, writes, receipts))
+
+    def _entries(
+        self, made: list[tuple[AgentMemory, int]], writes: list[Put | Patch], receipts: Sequence[Receipt]
+    ) -> list[Entry]:
+        """What the index shall know of these; the log will tell of them."""
+        entries: list[Entry] = []
         for (memory, _), write, receipt in zip(made, writes, receipts, strict=True):
             if isinstance(write, Put):
                 told = Told("add", write.key.split(":", 2)[1], memory.memory_id, self.agent_id)
-                catalogue.expect(receipt.op_id, told)
+                self._librarian().catalogue.own.expect(receipt.op_id, told)
                 entry = entry_of(write.key, write.body, receipt.op_id)
             else:  # what it came to, the change log tells
                 entry = entry_of(write.key, write.default or b"", "")
             entries += [] if entry is None else [entry]
-        await catalogue.take(entries)
+        return entries
 
     def _write_of(self, memory: AgentMemory, ttl: int) -> Put | Patch:
         if isinstance(memory, SkillMemory):

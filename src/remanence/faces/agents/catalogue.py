@@ -8,8 +8,7 @@ Processes of one machine share the file.
 import contextlib
 import os
 import threading
-from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -17,6 +16,8 @@ import msgspec
 
 from remanence import events
 from remanence.errors import CorruptRecord, RemanenceError
+from remanence.faces.agents.changes import Told
+from remanence.faces.agents.own import OwnWrites
 from remanence.faces.agents.records import document, seen_message, stored
 from remanence.protocols import Runtime
 from remanence.search.bodies import Bodies, Body
@@ -30,7 +31,6 @@ T = TypeVar("T")
 _FOLLOWED: Final = "log"
 _CHANGING: Final = ("success", "importance", "trust", "expires", "uses")
 """What of a document may change without its text."""
-_MINE: Final = 10_000
 
 
 class Entry(msgspec.Struct, frozen=True):
@@ -38,15 +38,6 @@ class Entry(msgspec.Struct, frozen=True):
 
     body: Body
     document: Document
-
-
-class Told(msgspec.Struct, frozen=True):
-    """What somebody did to a memory. `action` is add, update or delete."""
-
-    action: str
-    kind: str
-    memory_id: str
-    agent_id: str
 
 
 class Catalogue:
@@ -69,12 +60,7 @@ class Catalogue:
         self._embedder = embedder
         self._local = SQLiteIndex(self._opened, embedder, runtime.wall, mutex=self.mutex)
         self._anew = False
-        self.mine: dict[str, Told] = {}
-        """What this process did, by the operation, until it is heard of."""
-        self._order: deque[str] = deque()
-        self._early: dict[str, None] = {}
-        self._late: list[tuple[str, Told]] = []
-        self._noting = threading.Lock()
+        self.own = OwnWrites()
         self.removed: Callable[[Sequence[str]], None] = lambda ids: None
         """Hears of memories that are gone."""
         self.begun_anew: Callable[[], None] = lambda: None
@@ -119,41 +105,10 @@ class Catalogue:
 
     async def wrote(self, op_id: str, told: Told, entry: Entry | None) -> None:
         """Note that this process stored a memory, or deleted it (None). Where that fails, it is stored all the same."""
-        self.expect(op_id, told)
+        self.own.expect(op_id, told)
         await self.take(
             [] if entry is None else [entry], [f"memory:{told.kind}:{told.memory_id}"] if entry is None else []
         )
-
-    def expect(self, op_id: str, told: Told) -> None:
-        """The change log will tell of this, which the catalogue knows by then; or it has told already."""
-        with self._noting:
-            if op_id in self._early:
-                del self._early[op_id]
-                self._late.append((op_id, told))
-                return
-            self._order.append(op_id)
-            self.mine[op_id] = told
-            if len(self._order) > _MINE:
-                self.mine.pop(self._order.popleft(), None)
-
-    def claim(self, op_ids: Iterable[str]) -> dict[str, Told]:
-        """Of these operations, which the log has told of, those that this process expected until now."""
-        claimed: dict[str, Told] = {}
-        with self._noting:
-            for op_id in op_ids:
-                if op_id in self.mine:
-                    claimed[op_id] = self.mine.pop(op_id)
-                else:
-                    self._early[op_id] = None
-            while len(self._early) > _MINE:
-                del self._early[next(iter(self._early))]
-        return claimed
-
-    def late(self) -> list[tuple[str, Told]]:
-        """What this process noted that it did after the log had told of it; each once."""
-        with self._noting:
-            found, self._late = self._late, []
-        return found
 
     async def take(self, entries: Sequence[Entry], gone: Sequence[str] = ()) -> None:
         """Have what this process wrote found, and what it deleted found no more, if that can be."""
@@ -220,6 +175,15 @@ class Catalogue:
     def _get(self, ids: Sequence[str]) -> dict[str, Body]:
         with self._local.beside() as database:
             return Bodies(database).get(ids)
+
+    async def versions(self, ids: Sequence[str]) -> dict[str, str]:
+        """The versions of those of these memories that are here."""
+
+        def told() -> dict[str, str]:
+            with self._local.beside() as database:
+                return Bodies(database).versions(ids)
+
+        return await self._aside(told)
 
     async def last(self, beginning: str, more: int) -> tuple[int, str]:
         """How many ids are this and `more` bytes, and the version of the last of them, "" where there is none."""
@@ -342,4 +306,4 @@ def entry_of(key: str, body: bytes, etag: str) -> Entry | None:
     return None if seen is None else Entry(Body(key, etag, body), seen)
 
 
-__all__ = ["Catalogue", "Entry", "Told", "entry_of"]
+__all__ = ["Catalogue", "Entry", "entry_of"]

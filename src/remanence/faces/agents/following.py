@@ -4,23 +4,27 @@ The cursor is noted behind what was put in, so that whoever goes on from there m
 put in once, for a memory's version is known. Nothing here is a promise to who writes: the catalogue can be made anew.
 """
 
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 from remanence import events
 from remanence.errors import CorruptRecord, InvalidArgument, RemanenceError, WorldError, WrongKind
-from remanence.faces.agents.catalogue import Catalogue, Entry, Told, entry_of
-from remanence.faces.agents.records import PREFIXES, stored, version_of
+from remanence.faces.agents.catalogue import Catalogue, Entry, entry_of
+from remanence.faces.agents.changes import Heard, Told, action_of, named, told_of
+from remanence.faces.agents.records import PREFIXES, version_of
 from remanence.faces.agents.transcripts import Transcripts
 from remanence.model import RESYNC, Notice, Reading, Wanted
 from remanence.protocols import Ask, Fetch, Gateway, Watching
-from remanence.search.bodies import Body
 from remanence.stores.shelf import Lock
 
 EMPTY: Final[Mapping[str, str]] = {}
 AT_ONCE: Final = 100
 """Memories that are read and put in together: what one trip carries, and a moment's embedding."""
+TAKEN: Final = 500
+"""Notices that are handled together: most of them are of what this process knows."""
+WRITING: Final = 0.25
+"""Longest wait for a write of this process that the log has told of and that has yet to return."""
 RETRY: Final = 0.5
 """Seconds until a store that is away is tried again."""
 GATHERING: Final = 0.003
@@ -61,12 +65,16 @@ class Follower:
         self._closed = False
         self._ready = gateway.runtime.signal()
         self._upkeep = 0.0
-        self._cursor = ""
+        self._reached = ""
+        """All that the log told up to here is known."""
+        self._turned = ""
+        """Where it was read anew from the last time: should nothing follow, its past is gone."""
+        self._unnoted = False
         self._noted = -NOTED
         self.chores: list[Callable[[], Any]] = []
         """Coroutine functions to be called every few seconds."""
-        self.listeners: list[Callable[[str, Told], Any]] = []
-        """Coroutine functions that are called with the operation and what it did, this process's own included."""
+        self.listeners: list[Callable[[Heard], Any]] = []
+        """Coroutine functions that are called with what was done, this process's own included."""
 
     @property
     def _prefixes(self) -> tuple[str, ...]:
@@ -80,10 +88,16 @@ class Follower:
     async def level(self, timeout: float) -> bool:
         """Wait until all that the store has applied by now can be found; False past the time, or where it is away."""
         limit = self._runtime.monotonic() + timeout
-        ready = await self.ready(timeout)
-        watch = self._watch
+        if not await self.ready(timeout):
+            return False
+        while (watch := self._watch) is not None and not await self._level(watch, limit):
+            if watch is self._watch:  # else another took its place meanwhile
+                return False
+        return True
+
+    async def _level(self, watch: Watching, limit: float) -> bool:
         try:
-            if not ready or watch is None or not await watch.level(timeout):
+            if not await watch.level(limit - self._runtime.monotonic()):
                 return False
         except WorldError:  # what was heard before it went away is all there is
             return False
@@ -124,7 +138,7 @@ class Follower:
             if since is None and not reads:
                 return  # another process reads all: soon there is a cursor
             watch, fits = self._watching(since)
-            self._watch = watch
+            self._watch, self._reached = watch, since if since and fits else ""
             try:
                 if not fits and not await self._begin(watch):
                     watch.close()
@@ -134,10 +148,10 @@ class Follower:
                 watch.close()
                 raise
         try:
-            while not self._closed and not watch.closed:
-                await self._step(watch)
+            while not self._closed and not self._watch.closed:
+                await self._step(self._watch)
         finally:
-            watch.close()
+            self._watch.close()
             self._noted = -NOTED
             await self._note()
 
@@ -153,20 +167,22 @@ class Follower:
         """Read all that is there; False where the store could not be heard yet."""
         if not await watch.ready(self._deadline):
             return False
-        cursor = watch.cursor
+        self._reached = watch.cursor
         await self._read_all()
-        await self._catalogue.reached(cursor)
+        await self._catalogue.reached(self._reached)
         return True
 
     async def _step(self, watch: Watching) -> None:
         self._busy = True
         notices = await self._taken(watch)
-        if notices:
+        if any(each.kind == RESYNC and not each.key for each in notices):
+            await self._lost_track(watch)
+        elif notices:
             await self._handle(notices)
-            self._cursor = watch.cursor
-        for op_id, each in self._catalogue.late():
-            await self._records([PREFIXES[each.kind] + each.memory_id])  # it may have been put in over a later one
-            await self._announce(op_id, each)
+            self._got_to(watch.cursor)
+        if late := self._catalogue.own.late():
+            await self._records([PREFIXES[each.kind] + each.memory_id for _, each in late])  # a later one was put over
+            await self._announce(late)
         self._busy = False
         if self._runtime.monotonic() - self._upkeep >= UPKEEP:
             self._upkeep = self._runtime.monotonic()
@@ -178,28 +194,42 @@ class Follower:
         if await watch.stirred(NOTED):
             await self._runtime.sleep(GATHERING)
 
+    def _got_to(self, cursor: str) -> None:
+        self._reached, self._unnoted = cursor, True
+
+    async def _lost_track(self, watch: Watching) -> None:
+        """More came at once than waits for a listener: read on in the log. If that has no such place, read all."""
+        if self._reached not in ("", self._turned):
+            self._turned = self._reached
+            self._watch = self._gateway.watch(Wanted((), self._prefixes), self._reached)
+            watch.close()
+            return
+        cursor = watch.cursor
+        await self._read_anew()
+        self._got_to(cursor)
+
+    async def _read_anew(self) -> None:
+        await self._read_all()
+
     async def _note(self) -> None:
         """Note how far the log was followed: seldom, for what is told twice does no harm."""
-        if self._cursor and self._runtime.monotonic() - self._noted >= NOTED:
+        if self._unnoted and self._runtime.monotonic() - self._noted >= NOTED:
             self._noted = self._runtime.monotonic()
-            await self._catalogue.reached(self._cursor)
-            self._cursor = ""
+            await self._catalogue.reached(self._reached)
+            self._unnoted = False
 
     async def _taken(self, watch: Watching) -> list[Notice]:
         found: list[Notice] = []
-        while len(found) < AT_ONCE and watch.waiting and (notice := await watch.next(0.0)) is not None:
+        while len(found) < TAKEN and watch.waiting and (notice := await watch.next(0.0)) is not None:
             found.append(notice)
         return found
 
     # --- what changed -----------------------------------------------------------------------------
 
     async def _handle(self, notices: Sequence[Notice]) -> None:
-        if any(each.kind == RESYNC and not each.key for each in notices):
-            await self._read_all()
-            return
         latest = {each.key: each for each in notices if each.key and self._has_name(each.key)}
-        known = self._catalogue.mine
-        mine = {each.op_id: known.pop(each.op_id) for each in notices if each.op_id in known}
+        await self._written(latest)
+        mine = self._catalogue.own.claim(each.op_id for each in notices)
         missed = await self._missed({key: each.op_id for key, each in latest.items() if each.op_id in mine}, mine)
         others = [key for key, each in latest.items() if each.op_id not in mine]
         ops = {key: latest[key].op_id for key in others}
@@ -209,25 +239,23 @@ class Follower:
                 await self.transcripts.follow(key)
         await self._records(missed)
         for key in others:
-            if latest[key].kind == DELETED and key not in told and (named := _named(key)):
-                told[key] = Told(DELETED, *named, UNKNOWN)  # another process of this machine was faster
-        late = self._catalogue.claim(each.op_id for each in notices if each.op_id not in mine)
-        for key in others:  # what was heard of before this process had noted that it wrote it
-            if latest[key].op_id in late:
-                told.pop(key, None)
-        mine |= late
-        for op_id, each in mine.items():
-            await self._announce(op_id, each)
-        for each in told.values():
-            await self._announce("", each)
+            if latest[key].kind == DELETED and key not in told and (what := named(key)):
+                told[key] = Told(DELETED, *what, UNKNOWN)  # another process of this machine was faster
+        await self._announce([*mine.items(), *(("", each) for each in told.values())])
+
+    async def _written(self, keys: Collection[str]) -> None:
+        """Wait a moment while this process still writes at one of these keys: it then knows what it wrote."""
+        limit = self._runtime.monotonic() + WRITING
+        while self._catalogue.own.is_writing(keys) and self._runtime.monotonic() < limit:
+            await self._runtime.sleep(GATHERING)
 
     async def _missed(self, written: Mapping[str, str], mine: Mapping[str, Told]) -> list[str]:
         """Of what this process wrote last, what the catalogue does not know so: it failed, or another took it out."""
-        known = await self._catalogue.bodies(list(written))
+        known = await self._catalogue.versions(list(written))
         return [
             key
             for key, op_id in written.items()
-            if (key in known if mine[op_id].action == "delete" else key not in known or known[key].etag != op_id)
+            if known.get(key) != (None if mine[op_id].action == "delete" else op_id)
         ]
 
     def _has_name(self, key: str) -> bool:
@@ -241,9 +269,9 @@ class Follower:
             return False
         return True
 
-    async def _announce(self, op_id: str, told: Told) -> None:
-        for listener in self.listeners:
-            await listener(op_id, told)
+    async def _announce(self, heard: Heard) -> None:
+        for listener in self.listeners if heard else ():
+            await listener(heard)
 
     async def _records(self, keys: Sequence[str], ops: Mapping[str, str] = EMPTY) -> dict[str, Told]:
         """Have the catalogue know these memories as they are now; what was done to each.
@@ -264,9 +292,9 @@ class Follower:
                     gone.append(key)
                 elif key not in before or before[key].etag != entry.body.etag:
                     entries.append(entry)
-                if entry is not None and (action := _action(key in before, entry.body)):
-                    told[key] = _told(action, entry.body)
-            told |= {key: _told("delete", before[key]) for key in gone if key in before}
+                if entry is not None and (action := action_of(key in before, entry.body)):
+                    told[key] = told_of(action, entry.body)
+            told |= {key: told_of("delete", before[key]) for key in gone if key in before}
             await self._catalogue.put(entries)
             await self._catalogue.remove(gone)
         return told
@@ -318,10 +346,14 @@ class Follower:
         await self._records(sorted(before))  # what the store does not have any more
 
     async def _scanned(self, prefix: str) -> AsyncIterator[list[str]]:
-        cursor = ""
+        """All keys that begin like this, some hundred at a time: a step of a scan may give few."""
+        cursor, found = "", dict[str, None]()
         while True:
             keys, cursor = await self._gateway.scan(prefix, cursor)
-            yield [key for key in dict.fromkeys(keys) if self._has_name(key)]
+            found.update((key, None) for key in keys if self._has_name(key))
+            if len(found) >= AT_ONCE or not cursor:
+                yield list(found)
+                found.clear()
             if not cursor or self._closed:
                 return
 
@@ -345,32 +377,6 @@ class _reader:
     def __exit__(self, *error: object) -> None:
         if self._lock is not None:
             self._lock.release()
-
-
-def _named(key: str) -> tuple[str, str] | None:
-    """The type and the id of the memory at a key, None of another key."""
-    kind = next((kind for kind, prefix in PREFIXES.items() if key.startswith(prefix)), None)
-    return None if kind is None else (kind, key.removeprefix(PREFIXES[kind]))
-
-
-def _action(known: bool, body: Body) -> str:
-    """What was done last to a memory; "" where it was only used, which is noted in it, too.
-
-    Another process of this machine may have put it into the catalogue before: what it was there tells nothing.
-    """
-    memory = stored(body.body, body.id)
-    if known and memory.updated_at < memory.last_accessed:
-        return ""
-    return "add" if memory.updated_at == memory.created_at else "update"
-
-
-def _told(action: str, body: Body) -> Told:
-    _, kind, memory = body.id.split(":", 2)
-    try:
-        agent = stored(body.body, body.id).agent_id
-    except CorruptRecord:
-        agent = ""
-    return Told(action, kind, memory, agent)
 
 
 __all__ = ["Follower"]

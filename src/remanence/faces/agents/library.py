@@ -71,8 +71,8 @@ class Library:
         if embedder is not None:
             self._tasks.append(gateway.runtime.spawn("remanence-embed", self._embed))
         self._waited = False
-        self.published = ""
-        """The last operation that the channel was told of."""
+        self.published: set[str] = set()
+        """Of what was heard last, the operations that the channel was told of."""
 
     async def ready(self, timeout: float) -> None:
         """Wait once for what was there before this process: `FIRST` seconds, or `timeout` while the store is away."""

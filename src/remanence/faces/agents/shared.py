@@ -10,10 +10,11 @@ from typing import Final
 
 from remanence import events
 from remanence.errors import AuthenticationFailed, CorruptRecord, Misconfigured, RemanenceError, WorldError
-from remanence.faces.agents.catalogue import Catalogue, Entry, Told
+from remanence.faces.agents.catalogue import Catalogue, Entry
+from remanence.faces.agents.changes import Told
 from remanence.faces.agents.following import AT_ONCE, DELETED, EMPTY, UNKNOWN, Follower
 from remanence.faces.agents.records import CLASSES, MESSAGE, PREFIXES, stored
-from remanence.model import RESYNC, Notice
+from remanence.model import Notice
 from remanence.protocols import Fetch, Gateway, Runtime, Watching
 from remanence.search.bodies import Body
 from remanence.search.redis import VectorSetIndex
@@ -211,8 +212,13 @@ class Hearer(Follower):
     async def _begin(self, watch: Watching) -> bool:
         if not await watch.ready(self._deadline):
             return False
+        self._reached = watch.cursor
         await self._shared.opened()
         return await self._fill()
+
+    async def _read_anew(self) -> None:
+        await self._shared.filled(False)
+        await self._fill()
 
     async def _fill(self) -> bool:
         """Put in what was there before the index; False while another process does."""
@@ -268,14 +274,10 @@ class Hearer(Follower):
                 self._shared.later(keys)
 
     async def _handle(self, notices: Sequence[Notice]) -> None:
-        if any(each.kind == RESYNC and not each.key for each in notices):
-            await self._shared.filled(False)
-            await self._fill()
-            return
-        mine = self._shared.claim(each.op_id for each in notices)
-        for op_id, each in mine.items():
-            await self._announce(op_id, each)
         latest = {each.key: each for each in notices if each.key and self._has_name(each.key)}
+        await self._written(latest)
+        mine = self._shared.own.claim(each.op_id for each in notices)
+        await self._announce([*mine.items()])
         others = {key: each for key, each in latest.items() if each.op_id not in mine}
         await self._hear({key: each for key, each in others.items() if key.startswith(tuple(PREFIXES.values()))})
 
@@ -287,8 +289,8 @@ class Hearer(Follower):
         for key, record in zip(asked, records, strict=True):
             if record is not None and latest[key].kind == DELETED:  # saved anew, or a write of ours is still to fail
                 self._doubtful[key] = self._runtime.monotonic() + DOUBT
-            if told := _told(key, None if record is None else record.body):
-                await self._announce("", told)
+        told = [_told(key, None if each is None else each.body) for key, each in zip(asked, records, strict=True)]
+        await self._announce([("", each) for each in told if each is not None])
 
 
 def _told(key: str, body: bytes | None) -> Told | None:

@@ -236,9 +236,9 @@ class Link:
         """See `Store.holders`."""
         return await self._ask(lambda store: store.holders(deadline), deadline)
 
-    async def publish(self, channel: str, message: bytes, deadline: float) -> None:
+    async def publish(self, messages: Sequence[tuple[str, bytes]], deadline: float) -> None:
         """See `Store.publish`."""
-        await self._ask(lambda store: store.publish(channel, message, deadline), deadline)
+        await self._ask(lambda store: store.publish(messages, deadline), deadline)
 
     async def facts(self, deadline: float) -> Mapping[str, str]:
         """See `Store.facts`."""

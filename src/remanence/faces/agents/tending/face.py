@@ -8,7 +8,8 @@ import msgspec
 
 from remanence.errors import CorruptRecord, WrongKind
 from remanence.faces.agents import records
-from remanence.faces.agents.catalogue import Told, entry_of
+from remanence.faces.agents.catalogue import entry_of
+from remanence.faces.agents.changes import Told
 from remanence.faces.agents.library import Library
 from remanence.faces.agents.tending.hands import Add, Mark, Page, Remove, Replace, Step
 from remanence.faces.agents.tending.lease import Lease
@@ -99,12 +100,13 @@ class Tended:
                 writes[place] = write
         if not writes:
             return [False] * len(steps)
-        receipts = await self._gateway.write(list(writes.values()), ack="store")
         done = [False] * len(steps)
-        for place, receipt in zip(writes, receipts, strict=True):
-            done[place] = receipt.state != "rejected"
-            if done[place]:
-                await self._indexed(steps[place], writes[place], receipt.op_id)
+        with self._library.catalogue.own.writing(write.key for write in writes.values()):
+            receipts = await self._gateway.write(list(writes.values()), ack="store")
+            for place, receipt in zip(writes, receipts, strict=True):
+                done[place] = receipt.state != "rejected"
+                if done[place]:
+                    await self._indexed(steps[place], writes[place], receipt.op_id)
         return done
 
     def _write_of(self, step: Step, known: dict[str, Any]) -> Write | None:
