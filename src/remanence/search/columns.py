@@ -4,10 +4,10 @@ It follows the file: what a transaction of any process added, amended or removed
 Removed rows stay as dead ones until they are half of all; then `crowded` says that it is time to begin anew.
 """
 
-import json
 from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -128,9 +128,9 @@ class Columns:
         counts = np.bincount(owners - begin, minlength=len(documents))
         firsts = self._pieces + np.cumsum(counts) - counts
         self._facts = {name: grown(column, len(self.ids)) for name, column in self._facts.items()}
+        self._tell(slice(begin, len(self.ids)), documents)
         for slot, row in enumerate(documents, begin):
-            self._tell(slot, row)
-            for tag in json.loads(row.tags) if row.tags != "[]" else ():
+            for tag in msgspec.json.decode(row.tags) if row.tags != "[]" else ():
                 self._tagged.setdefault(tag, []).append(slot)
         self.fact("first")[begin:] = firsts
         self.fact("pieces")[begin:] = counts
@@ -150,7 +150,8 @@ class Columns:
 
     def amend(self, row: Row) -> None:
         """Take over what may change of a document that is here already."""
-        self._tell(self._slots[row.number], row)
+        slot = self._slots[row.number]
+        self._tell(slice(slot, slot + 1), [row])
         self._living = None
 
     def remove(self, number: int) -> None:
@@ -200,22 +201,23 @@ class Columns:
             self._next_expiry = float(expires[self._living].min(initial=np.inf))
         return self._living
 
-    def _tell(self, slot: int, row: Row) -> None:
+    def _tell(self, slots: slice, rows: Sequence[Row]) -> None:
+        """Take over the facts of these, which lie next to each other: a column at a time is several times faster."""
         facts = self._facts
-        facts["alive"][slot] = True
-        facts["timed"][slot] = row.timed
-        facts["role"][slot] = ROLES.get(row.role, 0)
-        facts["success"][slot] = -1 if row.success is None else row.success
-        facts["kind"][slot] = self.kinds.of(row.kind)
-        facts["agent"][slot] = self.agents.of(row.agent)
-        facts["session"][slot] = self.sessions.of(row.session)
-        facts["speaker"][slot] = self.speakers.of(row.speaker)
-        facts["position"][slot] = row.position
-        facts["importance"][slot] = row.importance
-        facts["trust"][slot] = row.trust
-        facts["created"][slot] = row.created
-        facts["expires"][slot] = np.inf if row.expires is None else row.expires
-        facts["uses"][slot] = row.uses
+        facts["alive"][slots] = True
+        facts["timed"][slots] = [row.timed for row in rows]
+        facts["role"][slots] = [ROLES.get(row.role, 0) for row in rows]
+        facts["success"][slots] = [-1 if row.success is None else row.success for row in rows]
+        facts["kind"][slots] = [self.kinds.of(row.kind) for row in rows]
+        facts["agent"][slots] = [self.agents.of(row.agent) for row in rows]
+        facts["session"][slots] = [self.sessions.of(row.session) for row in rows]
+        facts["speaker"][slots] = [self.speakers.of(row.speaker) for row in rows]
+        facts["position"][slots] = [row.position for row in rows]
+        facts["importance"][slots] = [row.importance for row in rows]
+        facts["trust"][slots] = [row.trust for row in rows]
+        facts["created"][slots] = [row.created for row in rows]
+        facts["expires"][slots] = [np.inf if row.expires is None else row.expires for row in rows]
+        facts["uses"][slots] = [row.uses for row in rows]
 
     def _matrix(self, rows: Sequence[bytes | None]) -> NDArray[np.int8]:
         if not self._dimensions:
