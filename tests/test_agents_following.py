@@ -3,6 +3,7 @@
 import json
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 
 from remanence import MemoryArchitecture
+from remanence.errors import Unavailable
 from remanence.faces.agents import following
 from remanence.faces.agents.following import Follower
 from remanence.faces.agents.own import OwnWrites
@@ -114,6 +116,36 @@ def test_a_write_that_hangs_holds_up_nobody(make: Make, tmp_path: Path, monkeypa
     with library.catalogue.own.writing(["memory:skill:never", "memory:episodic:m0"]):
         other.load(episodes(3))
         assert eventually(lambda: agent.get_stats()["episodic"] == 3, following.WRITING * 8)
+
+
+# --- what must not be missed -------------------------------------------------------------------------
+
+
+def test_an_erasure_waits_until_all_that_there_is_is_known(make: Make, tmp_path: Path):
+    reader, writer = make(deadline=0.5), make("b", path=str(tmp_path / "other"), enable_pubsub=False)
+    reader.get_stats()
+    mutex = reader.engine.library(reader.engine.settings).catalogue.mutex
+    with ThreadPoolExecutor() as pool:
+        with mutex:
+            writer.load(episodes(3))
+            told = pool.submit(reader.forget, agent_id="b")
+            time.sleep(1.0)  # longer than a deadline
+        assert len(told.result()) == 5  # with its steps and its session
+    assert writer.get_many("episodic", ["m0", "m1", "m2"]) == {}
+
+
+def test_who_cannot_know_what_there_is_erases_nothing(make: Make, any_server: Server):
+    with FaultProxy(any_server) as proxy:
+        agent = make(url=proxy.url, **QUICK)
+        saved = agent.save_episode("p", "o", True, 1.0, tags=["bob"])
+        agent.get_stats()
+        proxy.refuse()
+        proxy.reset_all()
+        for whom in ({"agent_id": "a"}, {"subject": "bob"}):
+            with pytest.raises(Unavailable, match="nothing was erased"):
+                agent.forget(**whom)
+        assert {each.state for each in agent.forget(memory_ids=[saved.memory_id])} == {"journalled"}
+        proxy.accept()
 
 
 # --- who is told ----------------------------------------------------------------------------------

@@ -1,14 +1,17 @@
 """Forgetting for good: an agent, a subject, or single memories, from the store, journals, mirrors and every index."""
 
 from collections.abc import AsyncIterator, Sequence
-from typing import Any
+from typing import Any, Final
 
-from remanence.errors import InvalidArgument
+from remanence.errors import InvalidArgument, Unavailable
 from remanence.faces.agents import records
 from remanence.faces.agents.base import MOST_LISTED, filtered
 from remanence.faces.agents.bulk import Bulk
 from remanence.faces.agents.types import TYPES
 from remanence.model import Erased
+
+KNOWING: Final = 60.0
+"""Longest wait, in seconds, until the index knows all that there is: an erasure must not miss what came last."""
 
 
 class Forgetting(Bulk):
@@ -20,8 +23,9 @@ class Forgetting(Bulk):
         """Erase all that an agent saved with its steps, all that is tagged with a subject, or these memories.
 
         A receipt for each key, or beginning of keys: see `Erased`. Deleting is enough where it need not be certain:
-        this reaches every journal, mirror and index of the deployment, and takes a while for each key. What the index
-        of this machine does not know yet is not found: wait for `get_stats()["indexed"]`. Raises `InvalidArgument`.
+        this reaches every journal, mirror and index of the deployment, and takes a while for each key. Raises
+        `InvalidArgument`, and `Unavailable` with nothing erased where it is not known which memories there are: the
+        server is away, or the index does not know them all within a minute. Single `memory_ids` it erases at any time.
         """
         if sum((agent_id is not None, subject is not None, bool(memory_ids))) != 1:
             raise InvalidArgument("say one of agent_id, subject and memory_ids")
@@ -51,8 +55,11 @@ class Forgetting(Bulk):
     async def _keys_of(self, wanted: dict[str, Any]) -> AsyncIterator[tuple[str, Any]]:
         """Every memory that a filter admits, by its key."""
         library = self._librarian()
-        await library.ready(self._settings.deadline)
-        await library.follower.level(self._settings.deadline)
+        if not await library.level(KNOWING, self._settings.deadline):
+            raise Unavailable(
+                "nothing was erased: which memories there are is not known here now, for the server is away, or the "
+                'index has yet to read them (get_stats()["indexed"]). Try again'
+            )
         for kind in TYPES:
             after = ""
             while True:

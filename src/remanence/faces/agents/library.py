@@ -79,11 +79,25 @@ class Library:
         if self._waited:
             return
         self._waited = True
-        begun = self.gateway.runtime.monotonic()
+        await self._ready(FIRST, timeout)
+
+    async def _ready(self, timeout: float, away: float) -> bool:
+        runtime, begun = self.gateway.runtime, self.gateway.runtime.monotonic()
         while not await self.follower.ready(0.05):
-            waited = self.gateway.runtime.monotonic() - begun
-            if waited > FIRST or (waited > timeout and not (await self.gateway.status()).available):
-                return
+            waited = runtime.monotonic() - begun
+            if waited > timeout or (waited > away and not (await self.gateway.status()).available):
+                return False
+        return True
+
+    async def level(self, timeout: float, away: float) -> bool:
+        """Wait until all that the store has applied by now can be found.
+
+        False past `timeout` seconds, or where the store is away and was so for `away` seconds.
+        """
+        limit = self.gateway.runtime.monotonic() + timeout
+        if not await self._ready(timeout, away):
+            return False
+        return await self.follower.level(limit - self.gateway.runtime.monotonic())
 
     async def close(self, timeout: float) -> None:
         """Note down what was used, and let go of the file."""
