@@ -11,8 +11,8 @@ from remanence.search.entries import Command, Entry, Names
 from remanence.wire.keys import Keyspace
 from remanence.wire.pool import LinkPool
 from remanence.wire.redis import Command as Words
-from remanence.wire.redis import Connect
-from remanence.wire.refusals import Refusal, refused
+from remanence.wire.redis import Connect, Link
+from remanence.wire.refusals import TRANSIENT, Refusal, refused
 from remanence.wire.scripts import Script
 
 TOGETHER: Final = 25
@@ -236,11 +236,20 @@ class Part:
         if not commands:
             return []
         deadline = self._runtime.monotonic() + self._deadline + longer
-        return await self._pool.use(deadline, lambda link: link.exchange(commands, deadline))
+        return await self._pool.use(deadline, lambda link: _exchanged(link, commands, deadline))
 
     def close(self) -> None:
         """Close the links that nobody uses now; later calls open others."""
         self._pool.close()
+
+
+async def _exchanged(link: Link, commands: Sequence[Words], deadline: float) -> list[Any]:
+    """The replies. Raises within the link's use what another link may not meet: the next call connects anew."""
+    told = await link.exchange(commands, deadline)
+    for each in told:
+        if isinstance(each, Refusal) and each.word in TRANSIENT:
+            raise refused(each)
+    return told
 
 
 def _pairs(page: Sequence[Any]) -> "zip[tuple[Any, Any]]":
