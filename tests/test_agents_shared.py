@@ -22,6 +22,7 @@ from remanence.runtime.blocking import run
 from remanence.search.types import Document
 from remanence.testing.clusters import Cluster
 from remanence.testing.servers import Server, available_servers
+from remanence.wire.keys import Keyspace
 
 NO_REDIS_8 = "no Redis 8 here: put one on PATH, or name its binary in REMANENCE_TEST_REDIS8"
 TIMEOUT = 20.0
@@ -181,6 +182,23 @@ def test_what_is_erased_by_its_keys_is_out_of_the_index_too(opens):
 def library_of(memory: MemoryArchitecture) -> Any:
     eventually(lambda: memory.get_stats()["indexed"])
     return memory.engine.library(memory.engine.settings)
+
+
+@pytest.mark.parametrize("words", [("memory:skill:",), ("--prefix", "memory:s"), ("--all",), ("--subject", "bob")])
+def test_the_command_leaves_nothing_in_the_index_though_nobody_hears_it(
+    opens, redis8, namespace, answered, monkeypatch, words
+):
+    monkeypatch.setenv("REMANENCE_INDEX", "redis")
+    with contextlib.closing(opens()) as memory:
+        saved = memory.save_skill("open_door", "Open the door with a key", [], tags=["bob"])
+        kept = memory.save_episode("Bake bread", "It rose", True, 3.0)
+    named = [f"{word}{saved.memory_id}" if word.endswith(":") else word for word in words]
+    answered("forget", *named, "--yes", "--wait", "0", "--json", "--url", redis8.url, "--namespace", namespace)
+    left = [] if words == ("--all",) else [f"memory:episodic:{kept.memory_id}".encode()]
+    with contextlib.closing(redis8.client()) as client:
+        assert client.hkeys(Keyspace(namespace).index("entries")) == left
+        sets = list(client.scan_iter(f"{Keyspace(namespace).index('vectors')}*"))
+        assert [name.decode().rpartition(":")[2] for name in sets] == ["episodic"] * len(left)
 
 
 def test_where_the_log_does_not_go_on_all_is_put_in_that_is_missing_and_what_is_gone_taken_out(opens):
