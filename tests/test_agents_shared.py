@@ -2,11 +2,13 @@
 
 import asyncio
 import contextlib
+import random
 import subprocess
 import sys
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -15,9 +17,10 @@ import numpy as np
 import pytest
 
 from remanence import MemoryArchitecture, create_memory_adapter
-from remanence.errors import Misconfigured, Unavailable
-from remanence.faces.agents import shared
+from remanence.errors import Misconfigured, Missing, Rejected, Unavailable
+from remanence.faces.agents import records, shared
 from remanence.model import BEGINNING, RESYNC, Notice
+from remanence.protocols import Fetch
 from remanence.runtime.blocking import run
 from remanence.search.types import Document
 from remanence.testing.clusters import Cluster
@@ -337,6 +340,45 @@ def test_what_a_server_undid_is_put_in_as_it_is_then(opens):
     run(library.follower._handle([Notice(key, RESYNC, BEGINNING)]))
     eventually(lambda: [each.memory_id for each in memory.search_semantic("bread", tags=["now"])] == [bread.memory_id])
     assert memory.search_semantic("bread", tags=["before"]) == []
+
+
+def test_what_is_journalled_alone_is_found_by_all_when_it_was_sent(opens):
+    one, other = opens("a", ack="journal"), opens("b")
+    for n in range(20):
+        one.save_skill(f"skill_{n}", "open the door", [])
+        other.search_skills("door", limit=50)
+    eventually(lambda: len(other.search_skills("door", limit=50)) == 20)
+
+
+def test_whatever_several_do_at_once_the_index_comes_to_hold_what_the_store_has(opens, soon):
+    def change(memory: MemoryArchitecture, seed: int) -> None:
+        chance = random.Random(seed)
+        for n in range(25):
+            name = f"skill_{chance.randrange(4)}"
+            with contextlib.suppress(Missing, Rejected):  # another was faster
+                match chance.randrange(4):
+                    case 0:
+                        memory.delete_skill(name)
+                    case 1:
+                        memory.update_skill(name, tags=[f"{seed}-{n}"])
+                    case 2:
+                        memory.search_skills("door", tags=[f"{seed}-{n - 1}"])
+                    case _:
+                        memory.save_skill(name, f"Open the door {seed} {n}", [], tags=[f"{seed}-{n}"])
+
+    memories = [opens("a"), opens("b"), opens("c", ack="journal")]
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(change, memories, range(3)))
+    assert all(memory.engine.flush(TIMEOUT) for memory in memories)
+    catalogue, gateway = library_of(memories[0]).catalogue, memories[0].engine.gateway
+
+    def same() -> bool:
+        keys = [records.key_of("skill", records.skill_id(f"skill_{n}")) for n in range(4)]
+        told = zip(keys, run(gateway.read([Fetch(key) for key in keys], fresh=True)), strict=True)
+        stored = {key: each.value.etag for key, each in told if each.value is not None}
+        return {id: each.version for id, each in catalogue.index._held(keys).items()} == stored
+
+    eventually(same)
 
 
 def test_loaded_again_a_skill_is_found_as_it_came_to_be(opens):

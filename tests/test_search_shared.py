@@ -452,6 +452,15 @@ def test_what_one_embedder_saves_the_other_owes(shared):
     assert ids(two.search("zzzz", mode="semantic", only=Filter(agents=("me",)))) == ["m"]
 
 
+def test_what_is_owed_of_nothing_is_owed_no_more(redis8, shared):
+    index = shared("nothing")
+    assert index.owed(10) == ([], 0)
+    (name,) = [Part(Keyspace("nothing"), None, Clock(), 1, 1.0).names.owed(index._maker)]
+    with contextlib.closing(redis8.client()) as client:
+        client.sadd(name, "removed")  # by who joined, and had seen it before
+    assert list(index.reembed(lambda wanted: {})) == [(1, 0)]
+
+
 def test_two_embedders_of_a_server_that_forgot_all_owe_each_other_again(redis8, shared):
     one, two = shared("forgot", Letters("one")), shared("forgot", Letters("two"))
     for each in (one, two):

@@ -54,11 +54,13 @@ def amended(held: Entry | None, seen: Seen) -> Entry | None:
     return after if (after.text, after.kind, after.created) == (held.text, held.kind, held.created) else None
 
 
-def leaving(id: str, over: float | None = None) -> Next:
-    """That a document goes, if it is there; with `over`, if its time was over then."""
+def leaving(id: str, over: float | None = None, *, owed: bool = False) -> Next:
+    """That a document goes, if it is there; with `over`, if its time was over then; with `owed`, in any case."""
 
     def gone(held: Entry | None) -> Change | None:
-        if held is None or (over is not None and (held.expires is None or held.expires > over)):
+        if held is None:
+            return Change(id, None) if owed else None
+        if over is not None and (held.expires is None or held.expires > over):
             return None
         return Change(id, None)
 

@@ -19,6 +19,10 @@ from remanence.wire.keys import Keyspace
 Command = tuple[str | bytes, ...]
 FURTHEST: Final = 1e18
 """Numbers beyond are told apart by entries alone; a time like this is never."""
+LINKING: Final = "100"
+"""Near ones that a new piece's links are chosen from. With 200, the default, a server takes in 6 where it takes in 10
+with this; of 45,000 turns and messages it then finds 98.5 % of the nearest 300, instead of 98.1 %.
+"""
 
 
 class Entry(msgspec.Struct, frozen=True, array_like=True):
@@ -250,7 +254,7 @@ def _vectors(names: Names, change: Change, mine: str) -> list[Command]:
     for piece, vector in enumerate(change.vectors):
         if vector is not None:
             name, named = names.vectors(mine, kind), element(change.id, piece)
-            found.append(("VADD", name, "FP32", vector, named, "Q8", "SETATTR", told))
+            found.append(("VADD", name, "FP32", vector, named, "Q8", "EF", LINKING, "SETATTR", told))
     return found
 
 

@@ -93,7 +93,7 @@ class VectorSetIndex:
         """
         cuts = parted([each.document for each in seen.values() if each.document is not None])
         made = iter((self._meaning.surely if surely else self._meaning.of_texts)(cuts.texts))
-        wanted = {id: (each.version, leaving(id)) for id, each in seen.items() if each.document is None}
+        wanted = {id: (each.version, leaving(id, owed=surely)) for id, each in seen.items() if each.document is None}
         for document, texts in zip(cuts.documents, cuts.parts, strict=True):
             when, version = timed(f"{document.text} {document.caption}"), seen[document.id].version
             entry = entry_of(document, when, texts, tuple(self._terms(text) for text in texts), version)
@@ -183,7 +183,7 @@ class VectorSetIndex:
             for id, seen in zip(left, run(part.entries(left)), strict=True):
                 held, (version, becomes) = decoded(seen), wanted[id]
                 after = becomes(held)
-                if isinstance(after, Change) and (held is not None or after.entry is not None):
+                if isinstance(after, Change):
                     swaps.append((id, seen, version, replacing(part.names, held, after, maker, makers)))
                 elif isinstance(after, Entry):
                     assert held is not None  # it was made of it

@@ -208,13 +208,15 @@ class Part:
         return None if told is None else told.decode()
 
     async def filling(self, who: str) -> bool:
-        """Whether `who` has the lease of filling the index, which lasts a minute."""
+        """Whether `who` shall fill the index: that is to be done, and by nobody else for the next minute."""
         lease = f"{self.names.filled}:lease"
-        _, has = await self._asked([("SET", lease, who, "NX", "PX", str(_LEASE_MS)), ("GET", lease)])
+        filled, _, has = await self._asked(
+            [("EXISTS", self.names.filled), ("SET", lease, who, "NX", "PX", str(_LEASE_MS)), ("GET", lease)]
+        )
         if has != who.encode():
             return False
-        await self._asked([("PEXPIRE", lease, str(_LEASE_MS))])
-        return True
+        await self._asked([("DEL", lease) if filled else ("PEXPIRE", lease, str(_LEASE_MS))])
+        return not filled
 
     async def filled(self, cursor: str) -> None:
         """All up to this place of the log is in the index; whoever filled it lets go of the lease."""

@@ -13,7 +13,7 @@ from typing import Final
 from remanence import events
 from remanence.errors import AuthenticationFailed, CorruptRecord, Misconfigured, RemanenceError, WorldError
 from remanence.faces.agents.catalogue import Catalogue, Entry, Told
-from remanence.faces.agents.following import AT_ONCE, DELETED, EMPTY, NOTED, UNKNOWN, UPKEEP, Follower
+from remanence.faces.agents.following import AT_ONCE, DELETED, EMPTY, NOTED, RETRY, UNKNOWN, UPKEEP, Follower
 from remanence.faces.agents.records import CLASSES, MESSAGE, stored
 from remanence.model import ABSENT, RESYNC, Notice, Wanted
 from remanence.protocols import Fetch, Gateway, Runtime, Watching
@@ -208,7 +208,7 @@ class Hearer(Follower):
         self._heard: deque[tuple[float, str, dict[str, str]]] = deque()
         """When to look for what was heard, up to where the log was heard then, and the last operation of each key."""
         self._checked = self._written = ""
-        self._passed = -UPKEEP
+        self._passed, self._tried = -UPKEEP, -RETRY
         catalogue.read = self._seen
         self.chores.append(self._catch_up)
 
@@ -263,13 +263,14 @@ class Hearer(Follower):
 
     async def _catch_up(self) -> None:
         """Look again at what was put off, and for what was heard of a while ago."""
-        if late := self._shared.put_off():
+        now = self._runtime.monotonic()
+        if now - self._tried >= RETRY and (late := self._shared.put_off()):
+            self._tried = now
             try:
                 await self._records(late)
             except WorldError:
                 self._shared.later(late)
                 return
-        now = self._runtime.monotonic()
         while self._heard and self._heard[0][0] <= now:
             _, cursor, ops = self._heard[0]
             await self._records(await self._shared.behind(ops))
@@ -304,6 +305,7 @@ class Hearer(Follower):
         self._heard.append((self._runtime.monotonic() + DOUBT, self._watch.cursor if self._watch else "", ops))
         mine = self._shared.claim(each.op_id for each in notices)
         for op_id, each in mine.items():
+            self._tried = -RETRY  # it has reached the store
             await self._announce(op_id, each)
         await self._hear({key: each for key, each in latest.items() if each.op_id not in mine})
 
