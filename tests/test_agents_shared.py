@@ -2,11 +2,14 @@
 
 import asyncio
 import contextlib
+import random
 import subprocess
 import sys
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +17,10 @@ import numpy as np
 import pytest
 
 from remanence import MemoryArchitecture, create_memory_adapter
-from remanence.errors import Misconfigured
-from remanence.faces.agents import shared
-from remanence.model import BEGINNING, Notice
+from remanence.errors import Misconfigured, Missing, Rejected, Unavailable
+from remanence.faces.agents import records, shared
+from remanence.model import BEGINNING, RESYNC, Notice
+from remanence.protocols import Fetch
 from remanence.runtime.blocking import run
 from remanence.search.types import Document
 from remanence.testing.clusters import Cluster
@@ -178,16 +182,39 @@ def test_what_is_erased_by_its_keys_is_out_of_the_index_too(opens):
     assert other.get_stats()["episodic"] == 0
 
 
-def test_what_is_missing_is_put_in_and_what_is_gone_taken_out_where_all_is_told_to_read_again(opens):
+def library_of(memory: MemoryArchitecture) -> Any:
+    eventually(lambda: memory.get_stats()["indexed"])
+    return memory.engine.library(memory.engine.settings)
+
+
+@pytest.mark.parametrize("words", [("memory:skill:",), ("--prefix", "memory:s"), ("--all",), ("--subject", "bob")])
+def test_the_command_leaves_nothing_in_the_index_though_nobody_hears_it(
+    opens, redis8, namespace, answered, monkeypatch, words
+):
+    monkeypatch.setenv("REMANENCE_INDEX", "redis")
+    with contextlib.closing(opens()) as memory:
+        saved = memory.save_skill("open_door", "Open the door with a key", [], tags=["bob"])
+        kept = memory.save_episode("Bake bread", "It rose", True, 3.0)
+    named = [f"{word}{saved.memory_id}" if word.endswith(":") else word for word in words]
+    answered("forget", *named, "--yes", "--wait", "0", "--json", "--url", redis8.url, "--namespace", namespace)
+    left = [] if words == ("--all",) else [f"memory:episodic:{kept.memory_id}".encode()]
+    with contextlib.closing(redis8.client()) as client:
+        assert client.hkeys(Keyspace(namespace).index("entries")) == left
+        sets = list(client.scan_iter(f"{Keyspace(namespace).index('vectors')}*"))
+        assert [name.decode().rpartition(":")[2] for name in sets] == ["episodic"] * len(left)
+
+
+def test_where_the_log_does_not_go_on_all_is_put_in_that_is_missing_and_what_is_gone_taken_out(opens):
     memory = opens()
     memory.save_skill("open_door", "Open the door with a key", [])
-    eventually(lambda: memory.get_stats()["indexed"])
-    library = memory.engine.library(memory.engine.settings)
-    lost, stale = library.catalogue.index.list()[0][0], "memory:skill:never"
-    library.catalogue.index.remove([lost])
-    library.catalogue.index.put([Document(id=stale, text="door", kind="skill")])
-    run(library.follower._read_anew())
-    assert library.catalogue.index.list() == ([lost], "")
+    catalogue = library_of(memory).catalogue
+    lost, stale = catalogue.index.list()[0][0], "memory:skill:never"
+    run(catalogue.filled("1-1/another's"))  # a place that the log does not have
+    catalogue.index.remove([lost])
+    catalogue.index.put([Document(id=stale, text="door", kind="skill")])
+    opens("b").search_skills("door")
+    eventually(lambda: catalogue.index.list() == ([lost], ""))
+    assert run(catalogue.cursor()) not in (None, "1-1/another's")
 
 
 def test_what_another_process_deleted_is_taken_out_by_who_hears_of_it(opens):
@@ -200,18 +227,187 @@ def test_what_another_process_deleted_is_taken_out_by_who_hears_of_it(opens):
         eventually(lambda: one.get_stats()["semantic"] == 0)
 
 
-def test_what_was_deleted_and_can_still_be_read_is_looked_at_again(opens, redis8, namespace, monkeypatch):
+@pytest.fixture
+def soon(monkeypatch):
+    """What is heard of is looked for at once."""
     monkeypatch.setattr(shared, "DOUBT", 0.2)
+
+
+def held_back(memory: MemoryArchitecture, monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """Has what this one does next reach the store, and the index only with the call that this returns."""
+    catalogue, waiting = library_of(memory).catalogue, []
+    take = catalogue.take
+
+    async def later(entries, gone=()):
+        waiting.append((entries, gone))
+
+    def now() -> None:
+        for entries, gone in waiting:
+            run(take(entries, gone))
+
+    monkeypatch.setattr(catalogue, "take", later)
+    return now
+
+
+def test_what_is_put_in_late_does_not_take_the_place_of_what_is_newer(opens, monkeypatch):
+    one, other = opens("a"), opens("b")
+    bread = one.add_semantic("Bread needs salt", "baking", tags=["first"])
+    door = one.add_semantic("Doors need keys", "house")
+    put_in = held_back(one, monkeypatch)
+    one.update_semantic(bread.memory_id, tags=["second"])
+    one.update_semantic(door.memory_id, pattern="Doors need handles")
+    other.update_semantic(bread.memory_id, tags=["third"])
+    other.delete_semantic(door.memory_id)
+    put_in()
+    assert other.search_semantic("bread", tags=["second"]) == []
+    assert [each.memory_id for each in other.search_semantic("bread", tags=["third"])] == [bread.memory_id]
+    assert library_of(one).catalogue.index.counts() == {"semantic": 1}
+
+
+def test_what_is_taken_out_late_does_not_take_out_what_was_saved_anew(opens, monkeypatch):
+    one, other = opens("a"), opens("b")
+    one.save_skill("open_door", "Open the door with a key", [])
+    take_out = held_back(one, monkeypatch)
+    one.delete_skill("open_door")
+    other.save_skill("open_door", "Open the door", [])
+    take_out()
+    assert names(other.search_skills("door")) == ["open_door"]
+
+
+def test_who_cannot_read_the_store_takes_nothing_out(opens, monkeypatch):
     memory = opens()
     memory.save_skill("open_door", "Open the door with a key", [])
-    eventually(lambda: memory.get_stats()["indexed"])
-    library = memory.engine.library(memory.engine.settings)
+    library_of(memory)
+
+    async def away(*asked, **options):
+        raise Unavailable("the server cannot be reached")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(type(memory.engine.gateway), "read", away)
+        with pytest.raises(Unavailable):
+            memory.search_skills("door")
+        with pytest.raises(Unavailable):
+            memory.list_skills()
+        with pytest.raises(Unavailable):
+            memory.forget(agent_id="a")
+    assert names(memory.search_skills("door")) == ["open_door"]
+
+
+def test_what_its_writer_did_not_put_in_others_do(opens, soon, monkeypatch):
+    one, other = opens("a"), opens("b")
+    library_of(other)
+    held_back(one, monkeypatch)
+    one.save_skill("open_door", "Open the door with a key", [])
+    eventually(lambda: names(other.search_skills("door")) == ["open_door"])
+    one.delete_skill("open_door")
+    eventually(lambda: library_of(other).catalogue.index.counts() == {})
+    with contextlib.closing(opens("c", index="local")) as local:
+        local.add_semantic("Bread needs salt", "baking")
+        local.update_semantic(local.add_semantic("Soup", "baking").memory_id, tags=["x"])
+    eventually(lambda: [each.pattern for each in other.search_semantic("salt", tags=["x"])] == ["Soup"])
+    assert len(other.search_semantic("salt")) == 2
+
+
+def test_what_nobody_put_in_is_put_in_by_who_comes_next(opens, soon, monkeypatch):
+    with contextlib.closing(opens("a")) as one:
+        one.save_skill("open_door", "Open the door with a key", [])
+        library_of(one)
+    with contextlib.closing(opens("b", index="local")) as local:  # nobody hears it
+        local.save_skill("close_window", "Close the window", [])
+        local.delete_skill("open_door")
+    other = opens("c")
+    eventually(lambda: names(other.search_skills("window")) == ["close_window"])
+    eventually(lambda: library_of(other).catalogue.index.counts() == {"skill": 1})
+
+
+def test_how_far_the_log_was_heard_is_noted_where_nothing_is_said_of_memories(opens, soon, monkeypatch):
+    monkeypatch.setattr(shared, "UPKEEP", 0.1)
+    memory = opens()
+    memory.save_skill("open_door", "Open the door with a key", [])
+    catalogue = library_of(memory).catalogue
+    for _ in range(3):
+        before = run(catalogue.cursor())
+        memory.add_step("look", "nothing")
+        eventually(lambda before=before: run(catalogue.cursor()) != before)
+
+
+def test_what_a_server_undid_is_put_in_as_it_is_then(opens):
+    memory = opens()
+    bread = memory.add_semantic("Bread needs salt", "baking", tags=["now"])
+    library = library_of(memory)
     (key,) = library.catalogue.index.list()[0]
-    run(library.follower._handle([Notice(key, "delete", BEGINNING, "another's")]))
-    assert library.catalogue.index.list()[0] == [key]  # it is there: perhaps it was saved anew
-    with contextlib.closing(redis8.client()) as client:
-        client.delete(Keyspace(namespace).data(key))  # which no log tells of
-    eventually(lambda: not library.catalogue.index.list()[0])
+    library.catalogue.index.put([Document(id=key, text="Bread", kind="semantic", tags=("before",))])
+    run(library.follower._handle([Notice(key, RESYNC, BEGINNING)]))
+    eventually(lambda: [each.memory_id for each in memory.search_semantic("bread", tags=["now"])] == [bread.memory_id])
+    assert memory.search_semantic("bread", tags=["before"]) == []
+
+
+def test_what_is_journalled_alone_is_found_by_all_when_it_was_sent(opens):
+    one, other = opens("a", ack="journal"), opens("b")
+    for n in range(20):
+        one.save_skill(f"skill_{n}", "open the door", [])
+        other.search_skills("door", limit=50)
+    eventually(lambda: len(other.search_skills("door", limit=50)) == 20)
+
+
+def test_whatever_several_do_at_once_the_index_comes_to_hold_what_the_store_has(opens, soon):
+    def change(memory: MemoryArchitecture, seed: int) -> None:
+        chance = random.Random(seed)
+        for n in range(25):
+            name = f"skill_{chance.randrange(4)}"
+            with contextlib.suppress(Missing, Rejected):  # another was faster
+                match chance.randrange(4):
+                    case 0:
+                        memory.delete_skill(name)
+                    case 1:
+                        memory.update_skill(name, tags=[f"{seed}-{n}"])
+                    case 2:
+                        memory.search_skills("door", tags=[f"{seed}-{n - 1}"])
+                    case _:
+                        memory.save_skill(name, f"Open the door {seed} {n}", [], tags=[f"{seed}-{n}"])
+
+    memories = [opens("a"), opens("b"), opens("c", ack="journal")]
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(change, memories, range(3)))
+    assert all(memory.engine.flush(TIMEOUT) for memory in memories)
+    catalogue, gateway = library_of(memories[0]).catalogue, memories[0].engine.gateway
+
+    def same() -> bool:
+        keys = [records.key_of("skill", records.skill_id(f"skill_{n}")) for n in range(4)]
+        told = zip(keys, run(gateway.read([Fetch(key) for key in keys], fresh=True)), strict=True)
+        stored = {key: each.value.etag for key, each in told if each.value is not None}
+        return {id: each.version for id, each in catalogue.index._held(keys).items()} == stored
+
+    eventually(same)
+
+
+def test_loaded_again_a_skill_is_found_as_it_came_to_be(opens):
+    memory = opens()
+    told = {"type": "skill", "skill_name": "open_door", "description": "Open the door"}
+    first = datetime(2020, 1, 1, tzinfo=UTC)
+    memory.load([{**told, "created_at": first}])
+    memory.load([{**told, "tags": ["new"]}])
+    until = first + timedelta(days=1)
+    assert names(memory.search_skills("door", tags=["new"], until=until)) == ["open_door"]
+
+
+def test_who_only_notes_uses_embeds_nothing(opens):
+    class Counts(Vowels):
+        made = 0
+
+        def embed(self, texts):
+            self.made += len(texts)
+            return super().embed(texts)
+
+    memory = opens(embedder=Counts(), use_interval=60.0)
+    saved = [memory.save_episode("open the door", f"number {n}", True, 1.0) for n in range(3)]
+    library = library_of(memory)
+    memory.get_many("episodic", [each.memory_id for each in saved])
+    before = library.embedder.made
+    run(library.uses.note_down(now=True))
+    entries = library.catalogue.index
+    eventually(lambda: [each.uses for each in entries._held(entries.list()[0]).values()] == [1, 1, 1])
+    assert library.embedder.made == before
 
 
 def test_what_was_saved_while_the_server_was_away_is_found_later(tmp_path, namespace):
@@ -227,6 +423,11 @@ def test_what_was_saved_while_the_server_was_away_is_found_later(tmp_path, names
             server.resume()
             eventually(lambda: "close_window" in _tried(lambda: names(memory.search_skills("window"))))
             assert names(memory.search_skills("door", limit=1)) == ["open_door"]
+            server.pause()
+            memory.save_skill("shut_gate", "Shut the gate", [])
+        server.resume()
+        with MemoryArchitecture(backend="redis", agent_id="a", **told) as memory:  # which sends what was left
+            eventually(lambda: "shut_gate" in _tried(lambda: names(memory.search_skills("gate"))))
 
 
 def _tried(what: Callable[[], Any]) -> Any:

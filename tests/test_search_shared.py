@@ -452,6 +452,27 @@ def test_what_one_embedder_saves_the_other_owes(shared):
     assert ids(two.search("zzzz", mode="semantic", only=Filter(agents=("me",)))) == ["m"]
 
 
+def test_what_is_owed_of_nothing_is_owed_no_more(redis8, shared):
+    index = shared("nothing")
+    assert index.owed(10) == ([], 0)
+    (name,) = [Part(Keyspace("nothing"), None, Clock(), 1, 1.0).names.owed(index._maker)]
+    with contextlib.closing(redis8.client()) as client:
+        client.sadd(name, "removed")  # by who joined, and had seen it before
+    assert list(index.reembed(lambda wanted: {})) == [(1, 0)]
+
+
+def test_two_embedders_of_a_server_that_forgot_all_owe_each_other_again(redis8, shared):
+    one, two = shared("forgot", Letters("one")), shared("forgot", Letters("two"))
+    for each in (one, two):
+        each.put([document("before")])
+    with contextlib.closing(redis8.client()) as client:
+        client.delete(*client.scan_iter(f"{Keyspace('forgot').index('')}*"))
+    one.put([document("m")])
+    two.put([document("n")])
+    assert two.owed(10) == (["m"], 1)
+    assert one.owed(10) == (["n"], 1)
+
+
 def test_a_very_long_text_is_put_in_within_a_short_deadline(redis8):
     connect = blocking_connect(Address(redis8.url, connect_timeout=1.0, tls={}))
     index = VectorSetIndex([(Keyspace("long"), connect)], Letters(), Clock(), deadline=0.05)
@@ -509,6 +530,24 @@ def test_a_server_without_vector_sets_is_told_of(kind):
         index = VectorSetIndex([(Keyspace("x"), connect)], Letters(), BlockingRuntime())
         with pytest.raises(Misconfigured, match="Redis has from version 8 on"):
             index.open()
+        index.close()
+
+
+def test_who_was_told_that_a_server_is_no_primary_any_more_asks_by_another_link():
+    if "redis8" not in available_servers():
+        pytest.skip(NO_REDIS_8)
+    with Server("redis8") as server, contextlib.closing(server.client()) as client:
+        connect = blocking_connect(Address(server.url, connect_timeout=1.0, tls={}))
+        index = VectorSetIndex([(Keyspace("x"), connect)], Letters(), Clock(), deadline=5.0)
+        index.put([document("m")])
+        before = {each["id"] for each in client.client_list()}
+        client.replicaof("127.0.0.1", 1)
+        with pytest.raises(Unavailable, match="READONLY"):
+            index.put([document("n")])
+        client.replicaof("NO", "ONE")
+        index.put([document("n")])
+        assert {each["id"] for each in client.client_list()} - before
+        assert len(index) == 2
         index.close()
 
 

@@ -14,12 +14,15 @@ from remanence.faces.conversations import Conversations
 from remanence.faces.messages import Messages
 from remanence.faces.state import State
 from remanence.model import Erased
+from remanence.search.types import EVERYTHING
 from remanence.settings import Settings
 
 EVERY: Final = 0.2
 """Seconds between two looks at who has let go."""
 SHOWN: Final = 10
 """Keys that are named where somebody is asked."""
+MEMORIES: Final = "memory:"
+"""What the keys of agents' memories begin with."""
 Scope = tuple[str, bool]
 """A key, and whether all that begins like it is meant."""
 
@@ -54,6 +57,8 @@ def run(call: Namespace, output: Output) -> int:
         if scopes:
             _assure(call, scopes, engine.place, output)
         told = [engine.erased(call.receipt)] if call.receipt else [engine.forget(k, beginning=b) for k, b in scopes]
+        if settings.index == "redis" and not call.receipt and all(each.state != "journalled" for each in told):
+            unlist(engine, settings, scopes)  # else whoever hears of it does
         told = _waited(engine, told, call.wait)
     output.facts({"receipts": [_spelled(each) for each in told]})
     for each in told:
@@ -90,6 +95,24 @@ def remembered(call: Namespace, settings: Settings, engine: BlockingEngine, outp
     if call.subject:
         found |= ran(agents.keys_to_forget(subject=call.subject))
     return list(found.items())
+
+
+def unlist(engine: BlockingEngine, settings: Settings, scopes: Sequence[Scope]) -> None:
+    """Have the index on the server hold nothing of what was erased, though no agent may be there to hear of it."""
+    from remanence.runtime.blocking import run as ran
+
+    keys = [key for key, beginning in scopes if not beginning and key.startswith(MEMORIES)]
+    beginnings = tuple(key for key, beginning in scopes if beginning and MEMORIES.startswith(key[: len(MEMORIES)]))
+    if not keys and not beginnings:
+        return
+    catalogue, after = engine.library(settings).catalogue, ""
+    ran(catalogue.sweep())  # what is over is not listed
+    while beginnings:
+        page, after = ran(catalogue.list(EVERYTHING, 1000, after))
+        keys += [key for key in page if key.startswith(beginnings)]
+        if not after:
+            break
+    ran(catalogue.take([], keys))
 
 
 def conversation(settings: Settings, conversation_id: str) -> list[Scope]:

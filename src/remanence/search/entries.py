@@ -7,7 +7,7 @@ language of filters has strings without escapes. An answer is checked against th
 import hashlib
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import msgspec
 import numpy as np
@@ -19,6 +19,10 @@ from remanence.wire.keys import Keyspace
 Command = tuple[str | bytes, ...]
 FURTHEST: Final = 1e18
 """Numbers beyond are told apart by entries alone; a time like this is never."""
+LINKING: Final = "100"
+"""Near ones that a new piece's links are chosen from. With 200, the default, a server takes in 6 where it takes in 10
+with this; of 45,000 turns and messages it then finds 98.5 % of the nearest 300, instead of 98.1 %.
+"""
 
 
 class Entry(msgspec.Struct, frozen=True, array_like=True):
@@ -42,13 +46,28 @@ class Entry(msgspec.Struct, frozen=True, array_like=True):
     """A digest of what its pieces say."""
     pieces: tuple[tuple[int, bytes], ...]
     """Of each piece how many terms it has, and these as `bm25.packed` has them."""
+    version: str = ""
+    """Of the record that it was made of, "" where there is none."""
 
 
-def entry_of(document: Document, timed: bool, texts: Sequence[str], pieces: tuple[tuple[int, bytes], ...]) -> Entry:
+class Seen(NamedTuple):
+    """What shall be held as long as a record is at `version`: `ABSENT`, an etag, or "" whatever it is."""
+
+    version: str
+    document: Document | None
+
+
+def entry_of(
+    document: Document, timed: bool, texts: Sequence[str], pieces: tuple[tuple[int, bytes], ...], version: str = ""
+) -> Entry:
     """What is held of a document, whose `texts` have these `pieces`."""
-    said = hashlib.blake2b("\0".join(texts).encode("utf-8", "replace"), digest_size=12).digest()
-    made: dict[str, Any] = {"timed": timed, "text": said, "pieces": pieces}
+    made: dict[str, Any] = {"timed": timed, "text": said(texts), "pieces": pieces, "version": version}
     return Entry(**{name: getattr(document, name) for name in Entry.__struct_fields__ if name not in made}, **made)
+
+
+def said(texts: Sequence[str]) -> bytes:
+    """A digest of what a document's pieces say."""
+    return hashlib.blake2b("\0".join(texts).encode("utf-8", "replace"), digest_size=12).digest()
 
 
 class Names:
@@ -66,7 +85,7 @@ class Names:
         self.makers = keys.index("makers")
         """Which embedders made vectors here."""
         self.filled = keys.index("filled")
-        """Says that all that was there before the index was put in."""
+        """Up to where the change log is in the index, with all that was there before."""
 
     def ages(self, kind: str) -> str:
         """The ids of a kind, by when they were created."""
@@ -171,7 +190,7 @@ def replacing(names: Names, before: Entry | None, change: Change, mine: str, mak
     if before is not None and after is not None and (before.text, before.kind) == (after.text, after.kind):
         others = makers if change.vectors is None else [maker for maker in makers if maker != mine]
         put = [("ZADD", names.ages(after.kind), repr(after.created), change.id)]
-        return [*put, *amending(names, change.id, before, after, others), *_vectors(names, change, mine)]
+        return [*put, *reattributed(names, change.id, before, after, others), *_vectors(names, change, mine)]
     found = [] if before is None else _taking_out(names, before, change, makers)
     if after is None:
         found += [("SREM", names.owed(maker), change.id) for maker in makers]
@@ -181,7 +200,7 @@ def replacing(names: Names, before: Entry | None, change: Change, mine: str, mak
     return [*found, *_putting_in(names, change.id, after), *owed, *_vectors(names, change, mine)]
 
 
-def amending(names: Names, id: str, before: Entry, after: Entry, makers: Sequence[str]) -> list[Command]:
+def reattributed(names: Names, id: str, before: Entry, after: Entry, makers: Sequence[str]) -> list[Command]:
     """The commands that change what a document is judged by, and not its text."""
     told = attributes(after)
     found: list[Command] = [("HSET", names.entries, id, msgspec.msgpack.encode(after)), _end(names, id, after)]
@@ -234,8 +253,8 @@ def _vectors(names: Names, change: Change, mine: str) -> list[Command]:
     found: list[Command] = [("SREM", names.owed(mine), change.id)]
     for piece, vector in enumerate(change.vectors):
         if vector is not None:
-            name, said = names.vectors(mine, kind), element(change.id, piece)
-            found.append(("VADD", name, "FP32", vector, said, "Q8", "SETATTR", told))
+            name, named = names.vectors(mine, kind), element(change.id, piece)
+            found.append(("VADD", name, "FP32", vector, named, "Q8", "EF", LINKING, "SETATTR", told))
     return found
 
 

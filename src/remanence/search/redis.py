@@ -8,7 +8,7 @@ server follows a graph: some of the nearest may be missed, and a filter that ref
 
 import hashlib
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -19,29 +19,25 @@ from remanence.protocols import Runtime
 from remanence.runtime.blocking import run
 from remanence.search import bm25
 from remanence.search.candidates import Known, Near, Wish, judged
-from remanence.search.documents import Cut, checked, checked_changes, checked_question, converted, cut
+from remanence.search.changes import Wanted, amended, amending, becoming, decoded, floats, following, leaving, parted
+from remanence.search.documents import checked_changes, checked_question, converted
 from remanence.search.embedders import Embedder
-from remanence.search.entries import Change, Entry, admits, amending, entry_of, expression, replacing, term
+from remanence.search.entries import Change, Entry, Seen, admits, entry_of, expression, reattributed, replacing, term
 from remanence.search.fusion import CANDIDATES
 from remanence.search.listing import page_of
-from remanence.search.meaning import Floats, Made, Meaning
+from remanence.search.meaning import Floats, Meaning
 from remanence.search.query import asked, segmented, timed, with_parts
 from remanence.search.types import EVERYTHING, NOTHING, Document, Favour, Filter, Hit, Mode, Source
-from remanence.search.vectorsets import TOGETHER, Part
+from remanence.search.vectorsets import TOGETHER, Part, Swap
 from remanence.wire.keys import Keyspace, partition_of
 from remanence.wire.redis import Connect
 from remanence.wire.sqlite import Database
 
-MOST_PIECES: Final = 200
-"""Of a longer text, some 22,000 words, the beginning is found: a server is busy for 30 ms to take so many in."""
 _LOOKED_UP: Final = 512
 _MOST_ASKED: Final = 16
 """How many times as many pieces as documents are asked for, where long texts take many places."""
 _ATTEMPTS: Final = 20
 _SWEPT: Final = 1000
-
-Next = Callable[[Entry | None], Change | Entry | None]
-"""What shall become of a document, by what is held of it: a change, an amended entry, or None to leave it."""
 
 
 class VectorSetIndex:
@@ -67,6 +63,8 @@ class VectorSetIndex:
         if embedder is None:
             raise Misconfigured("REMANENCE_INDEX=redis finds by meaning: it needs an embedder (REMANENCE_EMBEDDER)")
         self._parts = [Part(keys, connect, runtime, pool, deadline) for keys, connect in places]
+        self.first = self._parts[0]
+        """Where it is noted how far the index is filled."""
         self._meaning = Meaning(embedder)
         self._clock = runtime.wall
         self._words = Database(":memory:")
@@ -86,27 +84,55 @@ class VectorSetIndex:
         While the embedder is away they are listed and not found, until `reembed` makes what is owed. Raises
         `InvalidArgument` for a document without id, or with text or numbers that cannot be stored.
         """
-        latest = {document.id: checked(document) for document in documents}
-        parted = _bounded(cut(list(latest.values())))
-        self._store(parted, self._meaning.of_texts(parted.texts))
+        self.keep({document.id: Seen("", document) for document in documents})
+
+    def keep(self, seen: Mapping[str, Seen], *, surely: bool = False) -> list[str]:
+        """Have documents held as they were seen; the ids of those whose records are other by now, and left alone.
+
+        As `put`; with `surely`, the error of an embedder that is away is raised.
+        """
+        cuts = parted([each.document for each in seen.values() if each.document is not None])
+        made = iter((self._meaning.surely if surely else self._meaning.of_texts)(cuts.texts))
+        wanted = {id: (each.version, leaving(id, owed=surely)) for id, each in seen.items() if each.document is None}
+        for document, texts in zip(cuts.documents, cuts.parts, strict=True):
+            when, version = timed(f"{document.text} {document.caption}"), seen[document.id].version
+            entry = entry_of(document, when, texts, tuple(self._terms(text) for text in texts), version)
+            change = Change(document.id, entry, floats([next(made) for _ in texts]))
+            wanted[document.id] = (version, becoming(change))
+        return self._swapped(wanted)[1]
+
+    def follow(self, seen: Mapping[str, Seen]) -> list[str]:
+        """As `keep`, where most are held so already: those alone that say something new are embedded."""
+        held = self._held(list(seen))
+        wanted: dict[str, Wanted] = {}
+        others: dict[str, Seen] = {}
+        for id, each in seen.items():
+            if each.document is None or (id not in held or amended(held[id], each) is None):
+                others[id] = each
+            elif held[id].version != each.version:
+                wanted[id] = (each.version, following(each))
+        return [*self._swapped(wanted)[1], *self.keep(others)]
+
+    def behind(self, versions: Mapping[str, str]) -> list[str]:
+        """The ids of those documents that are not held as their records were at these versions."""
+        held = self._held(list(versions))
+        return [id for id, version in versions.items() if id not in held or held[id].version != version]
 
     def remove(self, ids: Sequence[str]) -> int:
         """Remove documents; returns how many there were."""
-        return self._swapped({id: _leaving(id) for id in ids})
+        return self._swapped({id: ("", leaving(id)) for id in ids})[0]
 
     def amend(self, id: str, **changes: Any) -> bool:
         """Change `success`, `importance`, `trust`, `expires` or `uses` of a document; False where there is none."""
         checked_changes(id, changes)
-        return bool(
-            self._swapped({id: lambda held: None if held is None else msgspec.structs.replace(held, **changes)})
-        )
+        return bool(self._swapped({id: ("", amending(**changes))})[0])
 
     def sweep(self) -> int:
         """Remove some of the documents whose time is over; returns how many. They are not found in any case."""
         now, found = self._clock(), 0
         for part in self._parts:
             ids = run(part.ended(now, _SWEPT))
-            found += self._swapped({id: _leaving(id, now) for id in ids})
+            found += self._swapped({id: ("", leaving(id, now)) for id in ids})[0]
         return found
 
     def reembed(self, source: Source, batch: int = 200) -> Iterator[tuple[int, int]]:
@@ -120,7 +146,8 @@ class VectorSetIndex:
             ids, left = self.owed(batch)
             if not ids:
                 return
-            self.settle(ids, source(ids))
+            documents = source(ids)
+            self.keep({id: Seen("", documents.get(id)) for id in ids}, surely=True)
             done += len(ids)
             yield done, max(0, left - len(ids))
 
@@ -134,52 +161,55 @@ class VectorSetIndex:
             ids, left = ids + some, left + all_
         return ids[:count], left
 
-    def settle(self, ids: Sequence[str], documents: Mapping[str, Document]) -> None:
-        """Embed these documents anew; those of the ids that are not among them are removed."""
-        self.remove([id for id in ids if id not in documents])
-        parted = _bounded(cut([checked(documents[id]) for id in ids if id in documents]))
-        self._store(parted, self._meaning.surely(parted.texts))
+    def _swapped(self, wanted: Mapping[str, Wanted]) -> tuple[int, list[str]]:
+        """Have done to each document what shall become of it, by what is held then.
 
-    def _store(self, parted: Cut, made: Sequence[Made]) -> None:
-        rows = iter(made)
-        wanted: dict[str, Next] = {}
-        for document, texts in zip(parted.documents, parted.parts, strict=True):
-            when = timed(f"{document.text} {document.caption}")
-            entry = entry_of(document, when, texts, tuple(self._terms(text) for text in texts))
-            change = Change(document.id, entry, _floats([next(rows) for _ in texts]))
-            wanted[document.id] = _becoming(change)
-        self._swapped(wanted)
-
-    def _swapped(self, wanted: dict[str, Next]) -> int:
-        """Have done to each document what shall become of it, by what is held then; how many were changed."""
+        How many were changed, and the ids of those whose records are at another version.
+        """
         self._check()
-        changed = 0
-        for at, part in enumerate(self._parts):
-            ids = [id for id in wanted if partition_of(id, len(self._parts)) == at]
+        changed, others = 0, list[str]()
+        for part, ids in self._parted(wanted):
             for start in range(0, len(ids), TOGETHER):
-                changed += self._swapped_in(part, {id: wanted[id] for id in ids[start : start + TOGETHER]})
-        return changed
+                some, more = self._swapped_in(part, {id: wanted[id] for id in ids[start : start + TOGETHER]})
+                changed, others = changed + some, others + more
+        return changed, others
 
-    def _swapped_in(self, part: Part, wanted: dict[str, Next]) -> int:
-        maker, changed = self._known_maker, 0
+    def _swapped_in(self, part: Part, wanted: dict[str, Wanted]) -> tuple[int, list[str]]:
+        maker, changed, others = self._known_maker, 0, list[str]()
         makers = run(part.makers(maker))
         left = list(wanted)
         for _ in range(_ATTEMPTS):
-            swaps = []
+            swaps: list[Swap] = []
             for id, seen in zip(left, run(part.entries(left)), strict=True):
-                held = msgspec.msgpack.decode(seen, type=Entry) if seen else None
-                after = wanted[id](held)
-                if isinstance(after, Change) and (held is not None or after.entry is not None):
-                    swaps.append((id, seen, replacing(part.names, held, after, maker, makers)))
+                held, (version, becomes) = decoded(seen), wanted[id]
+                after = becomes(held)
+                if isinstance(after, Change):
+                    swaps.append((id, seen, version, replacing(part.names, held, after, maker, makers)))
                 elif isinstance(after, Entry):
                     assert held is not None  # it was made of it
-                    swaps.append((id, seen, amending(part.names, id, held, after, makers)))
-            done = run(part.swap(swaps))
-            changed += sum(done)
-            left = [id for (id, _, _), was in zip(swaps, done, strict=True) if not was]
+                    swaps.append((id, seen, version, reattributed(part.names, id, held, after, makers)))
+            done = dict(zip((id for id, *_ in swaps), run(part.swap(swaps)), strict=True))
+            changed += sum(was > 0 for was in done.values())
+            others += [id for id, was in done.items() if was < 0]
+            left = [id for id, was in done.items() if not was]
             if not left:
-                return changed
+                return changed, others
         raise Conflict("others keep changing the same memory in the search index: try again")
+
+    def _parted(self, ids: Iterable[str]) -> Iterator[tuple[Part, list[str]]]:
+        """Documents by the partition that each is in."""
+        named = list(ids)
+        for at, part in enumerate(self._parts):
+            yield part, [id for id in named if partition_of(id, len(self._parts)) == at]
+
+    def _held(self, ids: Sequence[str]) -> dict[str, Entry]:
+        self._check()
+        found: dict[str, Entry] = {}
+        for part, some in self._parted(ids):
+            for id, each in zip(some, run(part.entries(some)), strict=True):
+                if (entry := decoded(each)) is not None:
+                    found[id] = entry
+        return found
 
     def _terms(self, text: str) -> tuple[int, bytes]:
         terms = self._tokens(with_parts(segmented(text)))
@@ -247,9 +277,8 @@ class VectorSetIndex:
                 break
             asking *= 4
         ids = sorted(scores, key=lambda id: -scores[id])[: most * max(1, len(kinds))]
-        held = run(part.entries(ids))
-        entries = {id: msgspec.msgpack.decode(each, type=Entry) for id, each in zip(ids, held, strict=True) if each}
-        return [Near(id, entry, scores[id]) for id, entry in entries.items() if admits(only, entry, now)]
+        held = zip(ids, map(decoded, run(part.entries(ids))), strict=True)
+        return [Near(id, each, scores[id]) for id, each in held if each is not None and admits(only, each, now)]
 
     def _known(self, terms: Sequence[str]) -> Known:
         pieces = length = 0
@@ -278,23 +307,6 @@ class VectorSetIndex:
             for kind, count in run(part.living(self._clock())).items():
                 found[kind] = found.get(kind, 0) + count
         return {kind: count for kind, count in sorted(found.items()) if count}
-
-    def missing(self, ids: Sequence[str]) -> list[str]:
-        """Those of these documents that are not held."""
-        self._check()
-        found: list[str] = []
-        for at, part in enumerate(self._parts):
-            mine = [id for id in ids if partition_of(id, len(self._parts)) == at]
-            found += [id for id, held in zip(mine, run(part.entries(mine)), strict=True) if not held]
-        return found
-
-    def filling(self, who: str) -> bool | None:
-        """Whether `who` may put in what was there before the index: False, another does; None, that was done."""
-        return run(self._parts[0].filling(who))
-
-    def filled(self, whole: bool) -> None:
-        """Note that all is put in, or that it is not."""
-        run(self._parts[0].filled(whole))
 
     # --- its life
 
@@ -343,35 +355,6 @@ class VectorSetIndex:
         page = found[:limit]
         more = f"{page[-1][0].hex()} {page[-1][1]}" if len(found) > limit else ""
         return [id for _, id in page], more
-
-
-def _bounded(parted: Cut) -> Cut:
-    """The same, of very long texts their beginnings."""
-    return Cut(parted.documents, [texts[:MOST_PIECES] for texts in parted.parts])
-
-
-def _becoming(change: Change) -> Next:
-    """A change whatever is held."""
-    return lambda held: change
-
-
-def _leaving(id: str, over: float | None = None) -> Next:
-    """That a document goes, if it is there; with `over`, if its time was over then."""
-
-    def gone(held: Entry | None) -> Change | None:
-        if held is None or (over is not None and (held.expires is None or held.expires > over)):
-            return None
-        return Change(id, None)
-
-    return gone
-
-
-def _floats(made: Sequence[Made]) -> tuple[bytes | None, ...] | None:
-    """The vectors of a document's pieces as the server takes them; None where they are owed."""
-    if any(each.vector is None for each in made):
-        return None
-    rows = [np.frombuffer(each.vector or b"", dtype=np.int8).astype("<f4") for each in made]
-    return tuple(row.tobytes() if np.any(row) else None for row in rows)
 
 
 def _nothing(only: Filter) -> bool:

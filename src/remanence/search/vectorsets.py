@@ -11,8 +11,8 @@ from remanence.search.entries import Command, Entry, Names
 from remanence.wire.keys import Keyspace
 from remanence.wire.pool import LinkPool
 from remanence.wire.redis import Command as Words
-from remanence.wire.redis import Connect
-from remanence.wire.refusals import Refusal, refused
+from remanence.wire.redis import Connect, Link
+from remanence.wire.refusals import TRANSIENT, Refusal, refused
 from remanence.wire.scripts import Script
 
 TOGETHER: Final = 25
@@ -29,8 +29,8 @@ _EACH: Final = 0.002
 """Seconds that a change may take longer for each of its commands: long texts have many."""
 _LEASE_MS: Final = 60_000
 
-Swap = tuple[str, bytes, Sequence[Command]]
-"""An id, what was seen of it, and the commands that change it."""
+Swap = tuple[str, bytes, str, Sequence[Command]]
+"""An id, what was seen of it, the version of its record (see `entries.Seen`), and the commands that change it."""
 
 
 class Part:
@@ -39,6 +39,7 @@ class Part:
     def __init__(self, keys: Keyspace, connect: Connect, runtime: Runtime, pool: int, deadline: float) -> None:
         """Talks to nobody yet."""
         self.names = Names(keys)
+        self._keys = keys
         self._runtime = runtime
         self._deadline = deadline
         self._pool = LinkPool(connect, runtime, pool)
@@ -55,10 +56,10 @@ class Part:
 
     async def makers(self, mine: str) -> list[str]:
         """Whose vectors are kept here, `mine` among them; who is new owes the vectors of all that is there."""
-        if mine and mine not in self._joined:
+        (told,) = await self._asked([("SMEMBERS", self.names.makers)])
+        if mine and (mine not in self._joined or mine.encode() not in told):  # nor is it where the server forgot all
             await self._join(mine)
             self._joined.add(mine)
-        (told,) = await self._asked([("SMEMBERS", self.names.makers)])
         return sorted({each.decode() for each in told} | ({mine} if mine else set()))
 
     async def _join(self, mine: str) -> None:
@@ -81,24 +82,25 @@ class Part:
         (told,) = await self._asked([("HMGET", self.names.entries, *ids)])
         return [each or b"" for each in told]
 
-    async def swap(self, swaps: Sequence[Swap]) -> list[bool]:
-        """Change documents that are as they were seen; which were."""
+    async def swap(self, swaps: Sequence[Swap]) -> list[int]:
+        """Change documents that are as they were seen: 1; 0 for one that is not, -1 for one whose record is not."""
         if not swaps:
             return []
         words = [self._words(*each) for each in swaps]
-        longer = _EACH * sum(len(commands) for _, _, commands in swaps)
+        longer = _EACH * sum(len(commands) for *_, commands in swaps)
         told = await self._exchange(words, longer)
         unknown = [at for at, each in enumerate(told) if isinstance(each, Refusal) and each.word == "NOSCRIPT"]
         if unknown:
             again = await self._exchange([["EVAL", self._swap.text, *words[at][2:]] for at in unknown], longer)
             for at, each in zip(unknown, again, strict=True):
                 told[at] = each
-        return [bool(_checked(each)) for each in told]
+        return [int(_checked(each)) for each in told]
 
-    def _words(self, id: str, seen: bytes, commands: Sequence[Command]) -> list[str | bytes]:
+    def _words(self, id: str, seen: bytes, version: str, commands: Sequence[Command]) -> list[str | bytes]:
         keys = sorted({str(command[1]) for command in commands} - {self.names.entries})
         told = [word for command in commands for word in (str(len(command)), *command)]
-        return self._swap.words(str(1 + len(keys)), self.names.entries, *keys, id, seen, *told)
+        names = (self.names.entries, self._keys.data(id), *keys)
+        return self._swap.words(str(len(names)), *names, id, seen, version, *told)
 
     async def nearest(
         self, maker: str, kinds: Sequence[str], vector: bytes, count: int, only: str, narrow: bool
@@ -200,27 +202,34 @@ class Part:
         ids, left = await self._asked([("SRANDMEMBER", name, str(count)), ("SCARD", name)])
         return [id.decode() for id in ids], int(left)
 
-    async def filling(self, who: str) -> bool | None:
-        """Whether `who` has the lease of filling the index, which lasts a minute; None where it is filled."""
+    async def heard(self) -> str | None:
+        """Up to where the change log was heard and is in the index; None where not all before it was put in."""
+        (told,) = await self._asked([("GET", self.names.filled)])
+        return None if told is None else told.decode()
+
+    async def filling(self, who: str) -> bool:
+        """Whether `who` shall fill the index: that is to be done, and by nobody else for the next minute."""
         lease = f"{self.names.filled}:lease"
-        done, _, has = await self._asked(
-            [
-                ("EXISTS", self.names.filled),
-                ("SET", lease, who, "NX", "PX", str(_LEASE_MS)),
-                ("GET", lease),
-            ]
+        filled, _, has = await self._asked(
+            [("EXISTS", self.names.filled), ("SET", lease, who, "NX", "PX", str(_LEASE_MS)), ("GET", lease)]
         )
-        if done:
-            return None
         if has != who.encode():
             return False
-        await self._asked([("PEXPIRE", lease, str(_LEASE_MS))])
-        return True
+        await self._asked([("DEL", lease) if filled else ("PEXPIRE", lease, str(_LEASE_MS))])
+        return not filled
 
-    async def filled(self, whole: bool) -> None:
-        """Note whether the index is filled, and let go of the lease."""
-        note: Words = ("SET", self.names.filled, "1") if whole else ("DEL", self.names.filled)
-        await self._asked([note, ("DEL", f"{self.names.filled}:lease")])
+    async def filled(self, cursor: str) -> None:
+        """All up to this place of the log is in the index; whoever filled it lets go of the lease."""
+        await self._asked([("SET", self.names.filled, cursor), ("DEL", f"{self.names.filled}:lease")])
+
+    async def reached(self, cursor: str) -> None:
+        """The same, where it was filled before."""
+        await self._asked([("SET", self.names.filled, cursor, "XX")])
+
+    async def lost(self, cursor: str) -> None:
+        """The log does not have this place any more: where nobody has filled the index since, it is to be filled."""
+        if await self.heard() == cursor:
+            await self._asked([("DEL", self.names.filled)])
 
     async def _asked(self, commands: Sequence[Words]) -> list[Any]:
         return [_checked(each) for each in await self._exchange(commands)]
@@ -229,11 +238,20 @@ class Part:
         if not commands:
             return []
         deadline = self._runtime.monotonic() + self._deadline + longer
-        return await self._pool.use(deadline, lambda link: link.exchange(commands, deadline))
+        return await self._pool.use(deadline, lambda link: _exchanged(link, commands, deadline))
 
     def close(self) -> None:
         """Close the links that nobody uses now; later calls open others."""
         self._pool.close()
+
+
+async def _exchanged(link: Link, commands: Sequence[Words], deadline: float) -> list[Any]:
+    """The replies. Raises within the link's use what another link may not meet: the next call connects anew."""
+    told = await link.exchange(commands, deadline)
+    for each in told:
+        if isinstance(each, Refusal) and each.word in TRANSIENT:
+            raise refused(each)
+    return told
 
 
 def _pairs(page: Sequence[Any]) -> "zip[tuple[Any, Any]]":

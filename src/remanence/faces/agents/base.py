@@ -261,11 +261,11 @@ class Memories(Face):
             sooner = [key for key, each in found.items() if each.expires_at is not None and each.expires_at < until]
             uses.extend(sooner, ttl)
 
-    async def _fetched(self, keys: Sequence[str], *, strict: bool = False) -> dict[str, Any]:
+    async def _fetched(self, keys: Sequence[str], *, strict: bool = False, listed: bool = False) -> dict[str, Any]:
         """The memories at these keys: of the store, or where it is away as they were last seen here.
 
         One that cannot be read is left out and told of. With `strict` it raises `CorruptRecord` or `WrongKind`, and
-        `Unavailable` where the store is away and nothing is known here.
+        `Unavailable` where the store is away and nothing is known here; with `listed`, by an index, the latter alone.
         """
         if not keys:
             return {}
@@ -274,7 +274,7 @@ class Memories(Face):
             bodies = {key: record.body for key, record in told.items() if record is not None}
         except Unavailable:
             known = await self._librarian().catalogue.bodies(keys)
-            if not known and strict:
+            if not known and (strict or listed):
                 raise
             bodies = {key: each.body for key, each in known.items()}
         except (CorruptRecord, WrongKind):
@@ -325,7 +325,7 @@ class Memories(Face):
                 favour=sought.get("favour", Favour()),
                 explain=explain,
             )
-            found = await self._fetched([hit.id for hit in hits])
+            found = await self._fetched([hit.id for hit in hits], listed=True)
             gone = [hit.id for hit in hits if hit.id not in found]
             if not gone:
                 break
@@ -349,7 +349,7 @@ class Memories(Face):
         library = self._librarian()
         await library.ready(self._settings.deadline)
         keys, after = await library.catalogue.list(filtered((kind,), listed), limit, listed.get("after", ""))
-        found = await self._fetched(keys)
+        found = await self._fetched(keys, listed=True)
         return Page([found[key] for key in keys if key in found], after)
 
 

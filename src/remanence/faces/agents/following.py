@@ -228,7 +228,7 @@ class Follower:
 
     async def _handle(self, notices: Sequence[Notice]) -> None:
         latest = {each.key: each for each in notices if each.key and self._has_name(each.key)}
-        await self._written(latest)
+        await self._settled(latest)
         mine = self._catalogue.own.claim(each.op_id for each in notices)
         missed = await self._missed({key: each.op_id for key, each in latest.items() if each.op_id in mine}, mine)
         others = [key for key, each in latest.items() if each.op_id not in mine]
@@ -243,7 +243,7 @@ class Follower:
                 told[key] = Told(DELETED, *what, UNKNOWN)  # another process of this machine was faster
         await self._announce([*mine.items(), *(("", each) for each in told.values())])
 
-    async def _written(self, keys: Collection[str]) -> None:
+    async def _settled(self, keys: Collection[str]) -> None:
         """Wait a moment while this process still writes at one of these keys: it then knows what it wrote."""
         limit = self._runtime.monotonic() + WRITING
         while self._catalogue.own.is_writing(keys) and self._runtime.monotonic() < limit:

@@ -64,7 +64,7 @@ class Forgetting(Bulk):
             after = ""
             while True:
                 keys, after = await library.catalogue.list(filtered((kind,), wanted), MOST_LISTED, after)
-                for key, memory in (await self._fetched(keys)).items():
+                for key, memory in (await self._fetched(keys, listed=True)).items():
                     yield key, memory
                 if not after:
                     break
