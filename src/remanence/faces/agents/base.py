@@ -18,12 +18,11 @@ from remanence.model import KEEP_TTL, NEVER, Delete, Edit, Patch, Put, Receipt
 from remanence.protocols import Fetch, Gateway
 from remanence.search.types import NOTHING, Favour, Filter, Hit, Mode
 from remanence.settings import Settings
-from remanence.stores.edits import EditRejected, edit
+from remanence.stores.edits import NO_RECORD, EditRejected, edit
 from remanence.stores.resolve import patched
 
 M = TypeVar("M", bound=AgentMemory)
 
-_NO_RECORD: Final = "there is no such record"  # as `stores.resolve` words it
 MOST_LISTED: Final = 1000
 
 
@@ -202,7 +201,7 @@ class Memories(Face):
         try:
             (receipt,) = await self._write(patch)
         except Rejected as error:
-            if error.reason == _NO_RECORD:
+            if error.reason == NO_RECORD:
                 raise Missing(f"there is no {kind} memory at {key}: it was deleted, or its time was over") from error
             raise
         body, etag = await self._after(patch, receipt)
@@ -233,7 +232,6 @@ class Memories(Face):
         ttl = NEVER if pinned else ttl_ms(getattr(self._settings, f"{kind}_ttl"))
         until = _after(self._now(), ttl)
         edits = self._edits(pinned=pinned, expires_at=None if until is None else until.isoformat())
-        self._librarian().uses.extend([self._key(kind, memory_id)], KEEP_TTL)
         return await self._change(kind, memory_id, edits, ttl)
 
     # --- reading ----------------------------------------------------------------------------------
