@@ -12,6 +12,7 @@ from remanence.events import Events
 from remanence.faces.agents.tending.hands import Add, Mark, Page, Remove, Step
 from remanence.faces.agents.tending.lease import Lease
 from remanence.faces.agents.tending.likeness import Floats
+from remanence.faces.agents.tending.unwanted import Unwanted, drop, noted
 from remanence.faces.agents.types import TYPES, AgentMemory, EpisodicMemory, MemoryType, SemanticMemory, SkillMemory
 from remanence.model import ABSENT, Delete, Put, Record
 from remanence.protocols import Fetch, Gateway
@@ -98,6 +99,14 @@ class GatewayHands:
             return 0
         return max(1, round((memory.expires_at - self.now()).total_seconds() * 1000))
 
+    async def unwanted(self) -> list[Unwanted]:
+        """All notes."""
+        return await noted(self.gateway)
+
+    async def drop(self, notes: Sequence[Unwanted]) -> None:
+        """Deletes them."""
+        await drop(self.gateway, notes)
+
     async def pause(self) -> None:
         """Nothing: nobody else is there."""
 
@@ -179,6 +188,12 @@ class Stopped(GatewayHands):
         """See `GatewayHands.note`."""
         self._live()
         await super().note(mark)
+
+    async def drop(self, notes: Sequence[Unwanted]) -> None:
+        """See `GatewayHands.drop`."""
+        if notes:
+            self._live()
+        await super().drop(notes)
 
     async def release(self, token: str) -> None:
         """See `GatewayHands.release`."""

@@ -222,10 +222,11 @@ class Memories(Face):
             except EditRejected:
                 return None, ""
 
-    async def _delete(self, kind: MemoryType, memory_id: str) -> None:
+    async def _delete(self, kind: MemoryType, memory_id: str, *before: Put) -> None:
+        """Delete a memory, and write something before that."""
         key = self._key(kind, memory_id)
-        (receipt,) = await self._write(Delete(key))
-        await self._wrote("delete", key, None, receipt)
+        receipts = await self._write(*before, Delete(key))
+        await self._wrote("delete", key, None, receipts[-1])
 
     async def _pin(self, kind: MemoryType, memory_id: str, pinned: bool) -> Any:
         """A pinned memory lives for ever, and no upkeep touches it."""

@@ -13,6 +13,7 @@ from remanence.faces.agents.library import Library
 from remanence.faces.agents.tending.hands import Add, Mark, Page, Remove, Replace, Step
 from remanence.faces.agents.tending.lease import Lease
 from remanence.faces.agents.tending.likeness import Floats
+from remanence.faces.agents.tending.unwanted import Unwanted, drop, noted
 from remanence.faces.agents.types import AgentMemory, MemoryType
 from remanence.model import ABSENT, NEVER, Delete, Put, Record, Write
 from remanence.protocols import Fetch, Gateway
@@ -128,6 +129,14 @@ class Tended:
         if memory.expires_at is None:
             return NEVER
         return max(1, round((memory.expires_at - self.now()).total_seconds() * 1000))
+
+    async def unwanted(self) -> list[Unwanted]:
+        """See `Hands.unwanted`."""
+        return await noted(self._gateway)
+
+    async def drop(self, notes: Sequence[Unwanted]) -> None:
+        """See `Hands.drop`."""
+        await drop(self._gateway, notes)
 
     # --- the right, and how far a pass came -------------------------------------------------------
 

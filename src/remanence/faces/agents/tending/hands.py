@@ -7,6 +7,7 @@ from typing import NamedTuple, Protocol
 import msgspec
 
 from remanence.faces.agents.tending.likeness import Floats
+from remanence.faces.agents.tending.unwanted import Unwanted
 from remanence.faces.agents.types import AgentMemory, MemoryType
 
 
@@ -68,6 +69,12 @@ class Hands(Protocol):
 
         A step that took effect is in every index. Raises `Unavailable` where the store cannot say.
         """
+
+    async def unwanted(self) -> list[Unwanted]:
+        """What was learned before and deleted by somebody."""
+
+    async def drop(self, notes: Sequence[Unwanted]) -> None:
+        """Let go of such notes, unless they changed."""
 
     async def pause(self) -> None:
         """Let others have a turn, where there are any: awaited after some milliseconds of work."""

@@ -42,8 +42,13 @@ async def _note(
     worker: Worker, groups: Sequence[list[EpisodicMemory]], living: Collection[str], reword: Reword | None
 ) -> None:
     known = {each.memory_id: each async for each in semantic(worker.hands) if each.source == patterns.SOURCE}
-    names = patterns.matched([patterns.sources(group) for group in groups], known, living)
-    pairs = list(zip(groups, names, strict=True))
+    unwanted = await _unwanted(worker, living)  # behind `known`: whoever deletes one notes that first
+    every = [patterns.sources(group) for group in groups]
+    pairs = [
+        (group, name)
+        for group, ids, name in zip(groups, every, patterns.matched(every, known, living), strict=True)
+        if name is not None or not patterns.refused(ids, unwanted, living)
+    ]
     for begin in range(0, len(pairs), TOGETHER):
         changes: list[Change] = []
         for group, name in pairs[begin : begin + TOGETHER]:
@@ -52,6 +57,14 @@ async def _note(
                 changes.append(await _reworded(worker, change, reword) if change.worded and reword else change)
         await _write(worker, changes)
         worker.tell("patterns", min(begin + TOGETHER, len(pairs)), len(pairs))
+
+
+async def _unwanted(worker: Worker, living: Collection[str]) -> list[frozenset[str]]:
+    """The source ids of each pattern that somebody deleted, as long as one of these episodes is there."""
+    notes = await worker.hands.unwanted()
+    await worker.breathe()
+    await worker.hands.drop([each for each in notes if each.source_episodes.isdisjoint(living)])
+    return [each.source_episodes for each in notes]
 
 
 async def _change(
