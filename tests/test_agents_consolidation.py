@@ -1,5 +1,7 @@
 """Consolidation: what is forgotten, that a pass can be stopped anywhere, and that two do no harm."""
 
+import asyncio
+import threading
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -10,8 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from remanence import MemoryArchitecture
+from remanence import MemoryArchitecture, create_memory_adapter
 from remanence.errors import InvalidSetting
+from remanence.faces.agents.tending import audit, gathering, likeness
 from remanence.faces.agents.tending.consolidation import Consolidated, Policy, consolidate, unmerge
 from remanence.faces.agents.tending.utility import utility
 from remanence.faces.agents.types import EpisodicMemory, SemanticMemory
@@ -292,3 +295,32 @@ def test_it_is_done_by_itself_unless_nobody_wants_it(tmp_path: Path):
         with MemoryArchitecture("sqlite", **place) as other:
             other.initialize()
             assert eventually(lambda: len(agent.list_episodes()) == 1, 10.0)
+
+
+def test_whoever_else_the_loop_serves_is_not_held_up(monkeypatch: pytest.MonkeyPatch):
+    """What compares many runs on a thread of its own."""
+    threads: set[int] = set()
+
+    def noting(module: Any, name: str) -> None:
+        work = getattr(module, name)
+
+        def noted(*args: Any, **named: Any) -> Any:
+            threads.add(threading.get_ident())
+            return work(*args, **named)
+
+        monkeypatch.setattr(module, name, noted)
+
+    noting(gathering, "sketch")
+    noting(audit, "sketch")
+    noting(audit, "secrets_of")
+    noting(likeness, "_nearest")
+
+    async def consolidated() -> Consolidated:
+        async with await create_memory_adapter("sqlite", auto_consolidate=False) as agent:
+            for each in TWICE:
+                await agent.save_episode(each.task_prompt, each.outcome, True, 1.0)
+            await agent.audit()
+            return await agent.consolidate_now()
+
+    assert len(asyncio.run(consolidated()).merged) == 1
+    assert threads and threading.get_ident() not in threads

@@ -1,5 +1,6 @@
 """Likeness: which memories say the same, and which of many belong together."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -71,15 +72,27 @@ def _nearly(count: int, seed: int) -> tuple[Any, Any]:
     chance = np.random.default_rng(seed)
     rows = chance.normal(size=(count, 3)).astype(np.float32)
     rows /= np.linalg.norm(rows, axis=1, keepdims=True)
-    words = [" ".join(chance.choice(["red", "green", "blue", "grey"], 3)) for _ in range(count)]
+    colours = ["red", "green", "blue", "grey", "pink", "black"]
+    words = [" ".join(chance.choice(colours, chance.integers(0, 7))) for _ in range(count)]
     sketches = [sketch(text, key=int(chance.integers(2)), joins=bool(chance.random() < 0.8)) for text in words]
     return sketches, rows
 
 
-@given(st.integers(0, 40), st.integers(0, 10_000))
-def test_groups_are_those_of_comparing_all_with_all(count: int, seed: int):
+ALWAYS, NEVER = 0, 10**9
+"""How dear it is to look memories up by their words, so that it is always done, or never."""
+
+
+@pytest.fixture(params=[ALWAYS, NEVER], ids=["by words", "all with all"], scope="module")
+def way(request: pytest.FixtureRequest) -> Iterator[int]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("remanence.faces.agents.tending.likeness._DEARER", request.param)
+        yield request.param
+
+
+@given(st.integers(0, 40), st.integers(0, 10_000), st.sampled_from([0.0, 0.2, 0.33, 0.5, 0.8, 1.0]))
+def test_groups_are_those_of_comparing_all_with_all(way: int, count: int, seed: int, least: float):
     sketches, rows = _nearly(count, seed)
-    rule = Likeness(0.5, 0.5)
+    rule = Likeness(0.5, least)
     found = {group.first: group.others for part in gathered(sketches, rows, rule) for group in part}
     expected: dict[int, list[int]] = {}
     taken: set[int] = set()
@@ -93,7 +106,7 @@ def test_groups_are_those_of_comparing_all_with_all(count: int, seed: int):
             and sketches[other].joins
             and sketches[at].key == sketches[other].key
             and float(rows[at] @ rows[other]) >= 0.5
-            and overlap(sketches[at], sketches[other]) >= 0.5
+            and overlap(sketches[at], sketches[other]) >= least
         ]
         if near:
             expected[at] = near
@@ -101,28 +114,31 @@ def test_groups_are_those_of_comparing_all_with_all(count: int, seed: int):
     assert found == expected
 
 
-def test_groups_do_not_depend_on_how_much_is_computed_at_once(monkeypatch: pytest.MonkeyPatch):
+def test_groups_do_not_depend_on_how_much_is_computed_at_once(way: int, monkeypatch: pytest.MonkeyPatch):
     sketches, rows = _nearly(120, 7)
     whole = [group for part in gathered(sketches, rows, Likeness(0.5, 0.5)) for group in part]
     monkeypatch.setattr("remanence.faces.agents.tending.likeness._ROWS", 7)
     monkeypatch.setattr("remanence.faces.agents.tending.likeness._COLUMNS", 5)
     parts = list(gathered(sketches, rows, Likeness(0.5, 0.5)))
-    assert len(parts) > 10
+    assert len(parts) > 5
     assert sorted(group for part in parts for group in part) == sorted(whole)
 
 
 @given(
-    st.lists(st.lists(st.sampled_from(["red", "blue", "Rome", "7", "not", "up", "ox", "the"]), max_size=5), max_size=9)
+    st.lists(st.lists(st.sampled_from(["red", "blue", "Rome", "7", "not", "up", "ox", "the"]), max_size=5), max_size=9),
+    st.sampled_from([0.0, 0.1]),
 )
-def test_looking_at_many_at_once_misses_nobody(texts: list[list[str]]):
+def test_looking_at_many_at_once_misses_nobody(way: int, texts: list[list[str]], least: float):
     sketches = [sketch(" ".join(words)) for words in texts]
     rows = np.ones((len(texts), 1), dtype=np.float32)
     found = {
-        group.first: group.others for part in gathered(sketches, rows, Likeness(0.5, 0.1, whole=True)) for group in part
+        group.first: group.others
+        for part in gathered(sketches, rows, Likeness(0.5, least, whole=True))
+        for group in part
     }
     taken: set[int] = set()
     for at in range(len(texts)):
         rest = [other for other in range(at + 1, len(texts)) if other not in taken]
-        same = [o for o in rest if overlap(sketches[at], sketches[o]) >= 0.1 and tells_all(sketches[at], sketches[o])]
+        same = [o for o in rest if overlap(sketches[at], sketches[o]) >= least and tells_all(sketches[at], sketches[o])]
         assert found.get(at, []) == (same if at not in taken else [])
         taken.update(same if at not in taken else [])

@@ -3,7 +3,7 @@
 import random
 from collections.abc import AsyncIterator, Callable, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 import numpy as np
@@ -21,6 +21,8 @@ from remanence.search.embedders.static import StaticEmbedder
 from remanence.settings import Settings
 from remanence.stores.direct import DirectStore
 from remanence.stores.memory import MemoryStore
+
+T = TypeVar("T")
 
 START = datetime(2026, 5, 2, tzinfo=UTC)
 DAY = timedelta(days=1)
@@ -106,6 +108,10 @@ class GatewayHands:
     async def drop(self, notes: Sequence[Unwanted]) -> None:
         """Deletes them."""
         await drop(self.gateway, notes)
+
+    async def aside(self, work: Callable[[], T]) -> T:
+        """Here."""
+        return work()
 
     async def pause(self) -> None:
         """Nothing: nobody else is there."""

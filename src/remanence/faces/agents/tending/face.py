@@ -1,8 +1,8 @@
 """A face as it is tended: what consolidation and the audit need, over the gateway and the library."""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import msgspec
 
@@ -19,6 +19,8 @@ from remanence.model import ABSENT, NEVER, Delete, Put, Record, Write
 from remanence.protocols import Fetch, Gateway
 from remanence.search.embedders.static import StaticEmbedder
 from remanence.settings import Settings
+
+T = TypeVar("T")
 
 LEASE: Final = "agent:tending:lease"
 MARK: Final = "agent:tending:mark"
@@ -44,6 +46,10 @@ class Tended:
     async def pause(self) -> None:
         """See `Hands.pause`."""
         await self._gateway.runtime.sleep(0)
+
+    async def aside(self, work: Callable[[], T]) -> T:
+        """See `Hands.aside`."""
+        return await self._gateway.runtime.aside(work)
 
     # --- reading ----------------------------------------------------------------------------------
 
@@ -85,7 +91,7 @@ class Tended:
     async def vectors(self, texts: Sequence[str]) -> Floats:
         """See `Hands.vectors`: of the embedder that memories are searched by."""
         embedder = self._library.embedder or StaticEmbedder()
-        return await self._gateway.runtime.aside(lambda: embedder.embed(texts))
+        return await self.aside(lambda: embedder.embed(texts))
 
     # --- writing ----------------------------------------------------------------------------------
 

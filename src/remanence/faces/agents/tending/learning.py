@@ -6,9 +6,8 @@ from collections.abc import AsyncIterator, Collection, Sequence
 from msgspec.structs import replace
 
 from remanence.faces.agents.tending import patterns
-from remanence.faces.agents.tending.gathering import looked_through
+from remanence.faces.agents.tending.gathering import grouped, looked_through
 from remanence.faces.agents.tending.hands import Add, Hands, Replace, Step
-from remanence.faces.agents.tending.likeness import gathered
 from remanence.faces.agents.tending.patterns import Change, Wording
 from remanence.faces.agents.tending.worker import TOGETHER, Reword, Worker, holding
 from remanence.faces.agents.types import EpisodicMemory, SemanticMemory
@@ -26,7 +25,7 @@ async def learn(worker: Worker, reword: Reword | None) -> None:
     sketches = [seen.sketches[at]._replace(joins=True) for at in order]
     groups: list[list[EpisodicMemory]] = []
     alone = dict.fromkeys(order)
-    for found in gathered(sketches, seen.vectors[order], worker.policy.similar):
+    async for found in grouped(worker.hands, sketches, seen.vectors[order], worker.policy.similar):
         for group in found:
             places = [order[at] for at in (group.first, *group.others)]
             groups.append([seen.episodes[at] for at in places])
