@@ -16,6 +16,7 @@ from remanence import MemoryArchitecture, create_memory_adapter
 from remanence.errors import InvalidSetting
 from remanence.faces.agents.tending import audit, gathering, likeness
 from remanence.faces.agents.tending.consolidation import Consolidated, Policy, consolidate, unmerge
+from remanence.faces.agents.tending.hands import Page, Replace
 from remanence.faces.agents.tending.utility import utility
 from remanence.faces.agents.types import EpisodicMemory, SemanticMemory
 from remanence.runtime.blocking import run
@@ -89,6 +90,49 @@ def test_with_one_that_is_forgotten_go_those_it_stands_for():
     run(consolidate(hands))
     report = run(consolidate(hands, Policy(forget_below=0.2)))
     assert sorted(report.forgotten) == ["a", "b"] and told(hands) == {}
+
+
+def test_one_that_stands_for_a_pinned_one_is_not_forgotten():
+    hands = stored(opened(), *(replace(USELESS, memory_id=name) for name in "ab"))
+    report = run(consolidate(hands))
+    other = told(hands)[report.merged[0]]
+    run(hands.write([Replace(other, replace(other, pinned=True))]))
+    assert run(consolidate(hands, Policy(forget_below=0.2))).forgotten == ()
+    assert set(told(hands)) == {"a", "b"}
+
+
+def test_one_whose_other_is_pinned_in_the_last_moment_is_not_forgotten():
+    class Pinned(GatewayHands):
+        """Somebody pins the hidden one after all were judged."""
+
+        async def get(self, kind, memory_ids):
+            for each in await super().get(kind, memory_ids):
+                if each.merged_into and not each.pinned:
+                    await self.step(Replace(each, replace(each, pinned=True)))
+            return await super().get(kind, memory_ids)
+
+    hands = stored(opened(), *(replace(USELESS, memory_id=name) for name in "ab"))
+    run(consolidate(hands))
+    report = run(consolidate(Pinned(hands.gateway), Policy(forget_below=0.2)))
+    assert (report.forgotten, report.changed_meanwhile) == ((), 1) and set(told(hands)) == {"a", "b"}
+
+
+def test_the_right_is_kept_while_what_was_learned_is_read():
+    """There may be more of it than is read within the time of a lease."""
+    clock = Clock()
+
+    class Slow(GatewayHands):
+        async def pages(self, kind):
+            async for page in super().pages(kind):
+                for each in page.memories if kind == "semantic" else ():
+                    clock.move(6)
+                    yield Page([each])
+                if kind != "semantic":
+                    yield page
+
+    lessons = [replace(LESSON, memory_id=f"l{at}") for at in range(5)]
+    hands = stored(opened(clock), *everything_at_once(), *lessons)
+    assert run(consolidate(Slow(hands.gateway), ASKED)).state == "done"
 
 
 @given(

@@ -189,3 +189,30 @@ def test_a_merge_that_keeps_changing_is_a_conflict():
     run(consolidate(hands))
     with pytest.raises(Conflict):
         run(unmerge(Refusing(hands.gateway), "a"))
+
+
+def test_what_was_pinned_since_a_merge_has_no_end_when_that_is_taken_back():
+    soon, lasting = replace(TWICE[1], expires_at=START + DAY), TWICE[0]
+    merged = replace(absorbed(soon, [lasting], START), pinned=True, expires_at=None)
+    assert given_back(merged, START, alone=True).expires_at is None
+
+
+def test_hundreds_of_duplicates_are_merged_some_at_a_time():
+    class Counting(GatewayHands):
+        """Notes how much is read and written at once."""
+
+        most = 0
+
+        async def get(self, kind, memory_ids):
+            Counting.most = max(Counting.most, len(memory_ids))
+            return await super().get(kind, memory_ids)
+
+        async def write(self, steps):
+            Counting.most = max(Counting.most, len(steps))
+            return await super().write(steps)
+
+    hands = stored(opened(), *(replace(TWICE[0], memory_id=f"m{at:04d}") for at in range(1200)))
+    report = run(consolidate(Counting(hands.gateway), Policy(min_episodes=9000)))
+    assert (len(report.kept), len(report.merged)) == (2, 1198)
+    assert Counting.most <= 100
+    assert sorted(len(each.merged_from) for each in told(hands).values() if each.merged_from) == [198, 1000]

@@ -113,7 +113,8 @@ def given_back(first: EpisodicMemory, now: datetime, *, alone: bool) -> Episodic
     if lent is None:
         return bare
     end = first.expires_at
-    if end == lent.expires_at[1] and (lent.expires_at[0] is None or lent.expires_at[0] > now):
+    kept = first.pinned and end is None  # somebody pinned it since: that is for ever
+    if not kept and end == lent.expires_at[1] and (lent.expires_at[0] is None or lent.expires_at[0] > now):
         end = lent.expires_at[0]
     used, important = lent.last_accessed, lent.importance
     return replace(

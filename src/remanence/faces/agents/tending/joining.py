@@ -38,10 +38,11 @@ async def merge(worker: Worker) -> None:
     waiting: list[Group] = []
     sketches = [seen.sketches[at] for at in order]
     async for found in grouped(worker.hands, sketches, seen.vectors[order], worker.policy.duplicates):
-        waiting += found
-        while len(waiting) >= TOGETHER:
-            await _absorb(worker, waiting[:TOGETHER], episodes)
-            waiting = waiting[TOGETHER:]
+        for group in found:
+            waiting.append(group)
+            if sum(1 + len(each.others) for each in waiting) >= TOGETHER:
+                await _absorb(worker, waiting, episodes)
+                waiting = []
         await worker.breathe()
     await _absorb(worker, waiting, episodes)
 

@@ -7,7 +7,7 @@ from msgspec.structs import replace
 
 from remanence.faces.agents.tending import patterns
 from remanence.faces.agents.tending.gathering import grouped, looked_through
-from remanence.faces.agents.tending.hands import Add, Hands, Replace, Step
+from remanence.faces.agents.tending.hands import Add, Replace, Step
 from remanence.faces.agents.tending.patterns import Change, Wording
 from remanence.faces.agents.tending.worker import TOGETHER, Reword, Worker, holding
 from remanence.faces.agents.types import EpisodicMemory, SemanticMemory
@@ -40,7 +40,7 @@ async def learn(worker: Worker, reword: Reword | None) -> None:
 async def _note(
     worker: Worker, groups: Sequence[list[EpisodicMemory]], living: Collection[str], reword: Reword | None
 ) -> None:
-    known = {each.memory_id: each async for each in semantic(worker.hands) if each.source == patterns.SOURCE}
+    known = {each.memory_id: each async for each in semantic(worker) if each.source == patterns.SOURCE}
     unwanted = await _unwanted(worker, living)  # behind `known`: whoever deletes one notes that first
     every = [patterns.sources(group) for group in groups]
     pairs = [
@@ -106,9 +106,10 @@ async def _write(worker: Worker, changes: Sequence[Change]) -> None:
     worker.add("changed_meanwhile", done.count(False))
 
 
-async def semantic(hands: Hands) -> AsyncIterator[SemanticMemory]:
+async def semantic(worker: Worker) -> AsyncIterator[SemanticMemory]:
     """All that was learned."""
-    async for page in hands.pages("semantic"):
+    async for page in worker.hands.pages("semantic"):
+        await worker.breathe()
         for each in page.memories:
             if isinstance(each, SemanticMemory):
                 yield each
