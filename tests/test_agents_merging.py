@@ -191,6 +191,15 @@ def test_a_merge_that_keeps_changing_is_a_conflict():
         run(unmerge(Refusing(hands.gateway), "a"))
 
 
+def test_one_that_is_pinned_while_it_is_left_out_is_found_again():
+    hands = stored(opened(), *TWICE)
+    (left,) = run(consolidate(hands)).merged
+    run(hands.write([Replace(told(hands)[left], replace(told(hands)[left], pinned=True))]))
+    assert run(consolidate(hands)).kept == (left,)
+    assert (told(hands)["a"].merged_into, told(hands)["b"].merged_into) == (None, "a")
+    assert run(consolidate(hands)).restored == ()
+
+
 def test_what_was_pinned_since_a_merge_has_no_end_when_that_is_taken_back():
     soon, lasting = replace(TWICE[1], expires_at=START + DAY), TWICE[0]
     merged = replace(absorbed(soon, [lasting], START), pinned=True, expires_at=None)

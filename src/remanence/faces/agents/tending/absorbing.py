@@ -155,7 +155,7 @@ def _known(other: EpisodicMemory, first: EpisodicMemory | None) -> bool:
 
 def _half_done(first: EpisodicMemory, episodes: Mapping[str, EpisodicMemory]) -> Repair | None:
     others = [episodes[name] for name in first.merged_from if name in episodes]
-    open_ones = [each for each in others if each.merged_into != first.memory_id]
+    open_ones = [each for each in others if each.merged_into != first.memory_id or each.pinned]  # since it was hidden
     if not open_ones:
         return None
     names = [each.memory_id for each in others if each.merged_into in (None, first.memory_id)]
