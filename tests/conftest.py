@@ -12,12 +12,15 @@ import pytest
 
 pytest.register_assert_rewrite("remanence.testing")  # the contract's failures show their values
 
-from remanence.testing.servers import (  # noqa: E402 - after the rewriting it must obey
+from remanence.engine import BlockingEngine  # noqa: E402 - after the rewriting it must obey
+from remanence.settings import Settings  # noqa: E402 - as above
+from remanence.testing.servers import (  # noqa: E402 - as above
     Certificates,
     Server,
     available_servers,
     make_certificates,
 )
+from remanence.testing.tending import GatewayHands, opened  # noqa: E402 - as above
 
 hypothesis.settings.register_profile("project", deadline=None, print_blob=True)  # machines differ in speed
 hypothesis.settings.load_profile("project")
@@ -90,6 +93,17 @@ def any_server() -> Iterator[Server]:
     """A server of some kind, for what takes long and depends little on which."""
     with Server() as server:
         yield server
+
+
+@pytest.fixture(params=["memory", "sqlite"])
+def hands(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[GatewayHands]:
+    """What tends memories, on an empty store: in memory, whose clock stands still, and in a file."""
+    if request.param == "memory":
+        yield opened()
+        return
+    engine = BlockingEngine(Settings(backend="sqlite", path=str(tmp_path)))
+    yield GatewayHands(engine.gateway)
+    engine.close()
 
 
 @pytest.fixture

@@ -112,7 +112,34 @@ def test_a_dict_verb_is_pythons_own(verb: str, data: st.DataObject) -> None:
 
 
 def test_every_verb_is_under_test() -> None:
-    assert set(edits.VERBS) == {*LIST_VERBS, *DICT_VERBS, "set", "add", "reorder"}
+    assert set(edits.VERBS) == {*LIST_VERBS, *DICT_VERBS, "set", "add", "reorder", "prolong"}
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "reason"),
+    [
+        ("2026-05-01T00:00:00Z", "2026-05-02T00:00:00+00:00", None),
+        ("2026-05-02T01:00:00+01:00", "2026-05-02T00:00:00+00:00", edits.NOT_LATER),
+        ("2026-05-03T00:00:00Z", "2026-05-02T00:00:00+00:00", edits.NOT_LATER),
+        (None, "2026-05-02T00:00:00+00:00", edits.NOT_LATER),
+        ("soon", "2026-05-02T00:00:00+00:00", edits.BAD_ARGUMENTS),
+        (7, "2026-05-02T00:00:00+00:00", edits.BAD_ARGUMENTS),
+        ("2026-05-01", "2026-05-02T00:00:00+00:00", edits.BAD_ARGUMENTS),
+    ],
+)
+def test_a_time_is_prolonged_and_never_cut(before: Any, after: str, reason: str | None) -> None:
+    change = edits.edit(("until",), "prolong", after)
+    if reason is None:
+        assert edits.apply_edits({"until": before}, [change])[0] == {"until": after}
+        return
+    with pytest.raises(edits.EditRejected) as refused:
+        edits.apply_edits({"until": before}, [change])
+    assert refused.value.reason == reason
+
+
+def test_what_has_no_end_is_not_given_one() -> None:
+    with pytest.raises(edits.EditRejected, match=edits.NOT_LATER):
+        edits.apply_edits({}, [edits.edit(("until",), "prolong", "2026-05-02T00:00:00+00:00")])
 
 
 @given(DICTS, KEYS, VALUES)

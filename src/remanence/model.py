@@ -52,12 +52,16 @@ class Patch(msgspec.Struct, frozen=True, array_like=True, tag="patch"):
 
     `default` is the document to start from where there is none; without it a missing record rejects
     the patch. Edits are all applied or none.
+
+    `optional`: where there is no record, or an edit finds nothing to do (`prolong`), there is no effect, which is
+    no rejection: nobody hears of it.
     """
 
     key: str
     edits: tuple[Edit, ...]
     ttl: int = KEEP_TTL
     default: bytes | None = None
+    optional: bool = False
 
 
 class Delete(msgspec.Struct, frozen=True, array_like=True, tag="delete"):

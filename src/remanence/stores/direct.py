@@ -29,7 +29,7 @@ from remanence.settings import Settings
 from remanence.stores.erasing import FORGET_SECONDS
 from remanence.stores.known import Document, of_record
 from remanence.stores.receipts import check_named, looked_up
-from remanence.stores.resolve import NOTHING, Intent, Resolution, lifetime, needed, resolve
+from remanence.stores.resolve import NOTHING, Intent, Resolution, lifetime, needed, needless, resolve
 from remanence.wire import codec
 from remanence.wire.identity import op_id
 
@@ -74,7 +74,7 @@ class DirectStore:
             resolutions = resolve(intents, documents, settings.value_bytes, room=room)
             outcome = await self.store.apply(Batch("", "", 1, [each.op for each in resolutions]), limit)
             done = len(outcome.results)
-            receipts += map(self._receipt, resolutions, outcome.results)
+            receipts += map(self._receipt, intents, resolutions, outcome.results)
             documents = _moved(intents[done].write.key, outcome) if outcome.moved else {}
             intents = intents[done:]
         self._last = self.runtime.wall()
@@ -91,10 +91,10 @@ class DirectStore:
             for key, each in zip(keys, told, strict=True):
                 documents[key] = Document(None, "?") if isinstance(each, Exception) else of_record(each)  # type: ignore[arg-type]
 
-    def _receipt(self, resolution: Resolution, code: str) -> Receipt:
+    def _receipt(self, intent: Intent, resolution: Resolution, code: str) -> Receipt:
         op = resolution.op
         reason = resolution.rejection if code in (OK, EXPIRED, REFUSED) else code
-        if reason:
+        if reason and not needless(intent.write, reason):
             self.tell.tell(events.WriteRejected(op.write.key, op.op_id, reason))
             return Receipt("rejected", op.op_id, reason=reason)
         return Receipt("applied", op.op_id, resolution.result)

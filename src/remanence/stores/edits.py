@@ -7,6 +7,7 @@ it saw, and is rejected, for a reason that never contains a value, where that is
 import math
 from collections import defaultdict, deque
 from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
 from typing import Any, Final
 
 import msgspec
@@ -31,6 +32,8 @@ TOO_LARGE: Final = "too large"
 PATH_GONE: Final = "path is gone"
 BAD_ARGUMENTS: Final = "bad arguments"
 UNKNOWN_VERB: Final = "unknown verb"
+NO_RECORD: Final = "there is no such record"
+NOT_LATER: Final = "it lasts as long already"
 
 _MOST_ITEMS: Final = 1 << 24  # no list this long fits a value's limit; stops `*=` before it takes the memory
 _MOST_INT: Final = 10**4300  # what a reader's Python can turn back from text
@@ -143,6 +146,18 @@ def _add(holder: Any, step: str | int, amount: Any) -> Any:
         raise EditRejected(NUMBER_RANGE)
     holder[step] = total
     return total
+
+
+def _prolong(holder: Any, step: str | int, moment: Any) -> None:
+    """Set a time (ISO 8601) where an earlier one is. Nothing there, or None, is for ever."""
+    now = holder.get(step) if isinstance(holder, dict) else None
+    try:
+        sooner = now is not None and datetime.fromisoformat(now) < datetime.fromisoformat(moment)
+    except ValueError:
+        raise EditRejected(BAD_ARGUMENTS) from None
+    if not sooner:
+        raise EditRejected(NOT_LATER)
+    holder[step] = moment
 
 
 def _is_number(value: Any) -> bool:
@@ -309,6 +324,7 @@ _KEYED: Final = frozenset({"setmember", "delmember", "pop_member", "setdefault"}
 VERBS: Final[Mapping[str, Verb]] = {
     "set": _set,
     "add": _add,
+    "prolong": _prolong,
     "clear": _clear,
     "append": _on_list(list.append),
     "extend": _on_list(_extend),

@@ -26,7 +26,7 @@ from remanence.model import (
     Touch,
     Write,
 )
-from remanence.stores.edits import EditRejected, apply_edits
+from remanence.stores.edits import NO_RECORD, NOT_LATER, EditRejected, apply_edits
 from remanence.stores.known import Document
 from remanence.wire import codec
 
@@ -144,7 +144,7 @@ def patched(write: Patch, body: bytes | None) -> tuple[bytes, Any]:
     """The document after a patch, and what its first edit returned. Raises `EditRejected`."""
     start = write.default if body is None else body
     if start is None:
-        raise EditRejected("there is no such record")
+        raise EditRejected(NO_RECORD)
     try:
         document = codec.unpack(start, write.key) if codec.is_packed(start) else codec.decode(start, write.key)
     except CorruptRecord:
@@ -153,6 +153,11 @@ def patched(write: Patch, body: bytes | None) -> tuple[bytes, Any]:
         document = {"value": document}  # stored by others, without the envelope of shared state
     document, result = apply_edits(document, write.edits)
     return codec.pack(document) if codec.is_packed(start) else msgspec.json.encode(document), result
+
+
+def needless(write: Write, rejection: str) -> bool:
+    """Whether a write that was refused had nothing to do. Why it was is "" where this process cannot know."""
+    return type(write) is Patch and write.optional and rejection in ("", NO_RECORD, NOT_LATER)
 
 
 def _merge(intent: Intent, write: Put | Blank) -> Op:

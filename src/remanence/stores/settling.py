@@ -18,11 +18,11 @@ from remanence.model import (
     Record,
 )
 from remanence.protocols import Runtime, Told
-from remanence.stores.fates import APPLIED, DEAD, UNKNOWN, fate
+from remanence.stores.fates import APPLIED, DEAD, REJECTED, UNKNOWN, fate
 from remanence.stores.folding import Late, entry_of, fold, view_of
 from remanence.stores.journal import Journal
 from remanence.stores.known import Document, Knowledge, Known, of_record
-from remanence.stores.resolve import NOTHING, Resolution
+from remanence.stores.resolve import NOTHING, Resolution, needless
 from remanence.stores.rows import Lineage, Row, Settled
 from remanence.wire import codec
 
@@ -124,7 +124,7 @@ class Settling:
 
     def _judge(self, row: Row, code: str, rejection: str) -> Receipt:
         kind, reason = fate(code, rejection)
-        if kind == APPLIED:
+        if kind == APPLIED or (kind == REJECTED and needless(row.write, rejection)):
             return Receipt("applied", row.op_id)
         if kind == UNKNOWN:
             return Receipt("journalled", row.op_id)

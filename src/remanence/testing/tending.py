@@ -2,20 +2,30 @@
 
 import random
 from collections.abc import AsyncIterator, Callable, Sequence
-from datetime import UTC, datetime
-from typing import Any
+from datetime import UTC, datetime, timedelta
+from typing import Any, TypeVar
 
 import msgspec
 import numpy as np
 
+from remanence.events import Events
 from remanence.faces.agents.tending.hands import Add, Mark, Page, Remove, Step
 from remanence.faces.agents.tending.lease import Lease
 from remanence.faces.agents.tending.likeness import Floats
+from remanence.faces.agents.tending.unwanted import Unwanted, drop, noted
 from remanence.faces.agents.types import TYPES, AgentMemory, EpisodicMemory, MemoryType, SemanticMemory, SkillMemory
 from remanence.model import ABSENT, Delete, Put, Record
 from remanence.protocols import Fetch, Gateway
+from remanence.runtime.blocking import BlockingRuntime, run
 from remanence.search.embedders.static import StaticEmbedder
+from remanence.settings import Settings
+from remanence.stores.direct import DirectStore
+from remanence.stores.memory import MemoryStore
 
+T = TypeVar("T")
+
+START = datetime(2026, 5, 2, tzinfo=UTC)
+DAY = timedelta(days=1)
 _EMBEDDER = StaticEmbedder()
 _KINDS = {EpisodicMemory: "episodic", SemanticMemory: "semantic", SkillMemory: "skill"}
 _MARK = "tending:mark"
@@ -91,6 +101,18 @@ class GatewayHands:
             return 0
         return max(1, round((memory.expires_at - self.now()).total_seconds() * 1000))
 
+    async def unwanted(self) -> list[Unwanted]:
+        """All notes."""
+        return await noted(self.gateway)
+
+    async def drop(self, notes: Sequence[Unwanted]) -> None:
+        """Deletes them."""
+        await drop(self.gateway, notes)
+
+    async def aside(self, work: Callable[[], T]) -> T:
+        """Here."""
+        return work()
+
     async def pause(self) -> None:
         """Nothing: nobody else is there."""
 
@@ -126,6 +148,87 @@ def _memory(record: Record) -> AgentMemory | None:
         return memory
     except (msgspec.DecodeError, ValueError):
         return None
+
+
+# --- a store of its own, and a worker that dies ------------------------------------------------------
+
+
+class Clock(BlockingRuntime):
+    """A runtime whose wall clock stands where it was put."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.time = START.timestamp()
+
+    def wall(self) -> float:
+        """Where it was put."""
+        return self.time
+
+    def move(self, seconds: float) -> None:
+        """Put it later."""
+        self.time += seconds
+
+
+class Crash(BaseException):
+    """The process ends here."""
+
+
+class Stopped(GatewayHands):
+    """Dies before the write of this number, counted from 0, whatever it is; nothing works afterwards."""
+
+    def __init__(self, gateway: Gateway, at: int) -> None:
+        super().__init__(gateway)
+        self.left = at
+
+    def _live(self) -> None:
+        self.left -= 1
+        if self.left < 0:
+            raise Crash
+
+    async def step(self, step: Step) -> bool:
+        """See `GatewayHands.step`."""
+        self._live()
+        return await super().step(step)
+
+    async def note(self, mark: Mark) -> None:
+        """See `GatewayHands.note`."""
+        self._live()
+        await super().note(mark)
+
+    async def drop(self, notes: Sequence[Unwanted]) -> None:
+        """See `GatewayHands.drop`."""
+        if notes:
+            self._live()
+        await super().drop(notes)
+
+    async def release(self, token: str) -> None:
+        """See `GatewayHands.release`."""
+        self._live()
+        await super().release(token)
+
+
+def opened(clock: Clock | None = None) -> GatewayHands:
+    """Hands on an empty store in memory, with a clock of its own."""
+    runtime = clock or Clock()
+    store = MemoryStore(runtime.wall)
+    way = DirectStore(store, runtime, Settings(backend="memory"), Events(), place="volatile", durable=False)
+    return GatewayHands(way)
+
+
+def stored(hands: GatewayHands, *memories: Any) -> GatewayHands:
+    """The hands, after these memories were stored."""
+    assert all(run(hands.write([Add(each) for each in memories])))
+    return hands
+
+
+def told(hands: GatewayHands) -> dict[str, Any]:
+    """All that is stored, by its ids."""
+    return run(hands.everything())
+
+
+def learned(hands: GatewayHands) -> list[SemanticMemory]:
+    """What was learned."""
+    return [each for each in told(hands).values() if isinstance(each, SemanticMemory)]
 
 
 # --- episodes whose truth is known ----------------------------------------------------------------
@@ -202,3 +305,37 @@ def episode(name: str, task: str, outcome: str = "Done", **fields: Any) -> Episo
     made = fields.pop("created_at", datetime(2026, 5, 1, tzinfo=UTC))
     given = {"success": True, "duration_seconds": 1.0, "updated_at": made, "last_accessed": made, **fields}
     return EpisodicMemory(memory_id=name, created_at=made, task_prompt=task, outcome=outcome, **given)
+
+
+TWICE = (
+    episode("a", "Deploy the web app to staging", "Rolled out", tags=["deploy"], access_count=3, importance=0.4),
+    episode(
+        "b",
+        "deploying web app to staging!",
+        "rolled out",
+        tags=["web", "deploy"],
+        access_count=2,
+        importance=0.9,
+        created_at=START,
+    ),
+)
+
+
+def deployments(count: int, failures: int = 0, first: int = 0, **fields: Any) -> list[EpisodicMemory]:
+    """So many similar episodes, the first `failures` of them failures; `first` numbers them."""
+    services = ("billing", "search", "login", "invoice", "gallery", "parser", "mailing", "payroll", "checkout")
+    return [
+        episode(
+            f"d{at}",
+            f"Deploy the {services[at]} service to staging",
+            "Rolled out" if at - first >= failures else "It broke",
+            success=at - first >= failures,
+            tags=["deploy", services[at]],
+            tools_used=["kubectl", "helm"],
+            error_messages=[] if at - first >= failures else ["timeout while pulling image"],
+            trust=0.5 + at / 20,
+            created_at=START - DAY * (20 - at),
+            **fields,
+        )
+        for at in range(first, first + count)
+    ]

@@ -19,12 +19,11 @@ from remanence.model import KEEP_TTL, NEVER, Delete, Edit, Patch, Put, Receipt
 from remanence.protocols import Fetch, Gateway
 from remanence.search.types import NOTHING, Favour, Filter, Hit, Mode
 from remanence.settings import Settings
-from remanence.stores.edits import EditRejected, edit
+from remanence.stores.edits import NO_RECORD, EditRejected, edit
 from remanence.stores.resolve import patched
 
 M = TypeVar("M", bound=AgentMemory)
 
-_NO_RECORD: Final = "there is no such record"  # as `stores.resolve` words it
 MOST_LISTED: Final = 1000
 
 
@@ -205,7 +204,7 @@ class Memories(Face):
             try:
                 (receipt,) = await self._write(patch)
             except Rejected as error:
-                if error.reason == _NO_RECORD:
+                if error.reason == NO_RECORD:
                     gone = f"there is no {kind} memory at {key}: it was deleted, or its time was over"
                     raise Missing(gone) from error
                 raise
@@ -227,18 +226,18 @@ class Memories(Face):
             except EditRejected:
                 return None, ""
 
-    async def _delete(self, kind: MemoryType, memory_id: str) -> None:
+    async def _delete(self, kind: MemoryType, memory_id: str, *before: Put) -> None:
+        """Delete a memory, and write something before that."""
         key = self._key(kind, memory_id)
         with self._librarian().catalogue.own.writing([key]):
-            (receipt,) = await self._write(Delete(key))
-            await self._wrote("delete", key, None, receipt)
+            receipts = await self._write(*before, Delete(key))
+            await self._wrote("delete", key, None, receipts[-1])
 
     async def _pin(self, kind: MemoryType, memory_id: str, pinned: bool) -> Any:
         """A pinned memory lives for ever, and no upkeep touches it."""
         ttl = NEVER if pinned else ttl_ms(getattr(self._settings, f"{kind}_ttl"))
         until = _after(self._now(), ttl)
         edits = self._edits(pinned=pinned, expires_at=None if until is None else until.isoformat())
-        self._librarian().uses.extend([self._key(kind, memory_id)], KEEP_TTL)
         return await self._change(kind, memory_id, edits, ttl)
 
     # --- reading ----------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ from remanence.errors import InvalidArgument, Unavailable
 from remanence.faces.agents import records
 from remanence.faces.agents.base import MOST_LISTED, filtered
 from remanence.faces.agents.bulk import Bulk
+from remanence.faces.agents.tending.unwanted import beginning
 from remanence.faces.agents.types import TYPES
 from remanence.model import Erased
 
@@ -46,7 +47,7 @@ class Forgetting(Bulk):
     async def _of_agent(self, agent_id: str) -> dict[str, bool]:
         """The keys of an agent, and whether all that begins like them is meant."""
         steps = records.steps_key(agent_id, "-", self._settings.key_bytes).removesuffix("-")
-        keys, sessions = {steps: True}, set[str]()
+        keys, sessions = {steps: True, beginning(agent_id, self._settings.key_bytes): True}, set[str]()
         async for key, memory in self._keys_of({"agent_id": agent_id}):
             keys[key] = False
             sessions.add(memory.session_id)

@@ -80,7 +80,10 @@ class Knowledge(Episodes):
         return found
 
     async def delete_semantic(self, memory_id: str) -> None:
-        """Delete a semantic memory, from every index too. One that is not there is fine."""
+        """Delete a semantic memory, from every index too. One that is not there is fine.
+
+        What consolidation had learned is not learned again while an episode that it was learned from is there.
+        """
         await self._delete("semantic", memory_id)
 
     async def list_semantic(self, **listed: Unpack[Listed]) -> Page[SemanticMemory]:

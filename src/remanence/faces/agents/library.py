@@ -9,7 +9,7 @@ from remanence import events
 from remanence.errors import RemanenceError
 from remanence.faces.agents.catalogue import Catalogue
 from remanence.faces.agents.following import Follower
-from remanence.model import KEEP_TTL, Patch
+from remanence.model import Patch
 from remanence.protocols import Gateway, Task
 from remanence.search.embedders import Embedder
 from remanence.settings import Settings
@@ -150,40 +150,50 @@ class Uses:
                     self._counts[key] = self._counts.get(key, 0) + 1
 
     def extend(self, keys: Iterable[str], lifetime: int) -> None:
-        """Those of these that were used live for `lifetime` ms from the note on; KEEP_TTL: as long as before."""
+        """These were used, and live for `lifetime` ms from the note on, if they would not live as long by then."""
         with self._mutex:
             for key in keys:
-                self._lifetimes[key] = lifetime
+                if key in self._lifetimes or len(self._lifetimes) < MOST_USES:
+                    self._lifetimes[key] = lifetime
 
     def forget(self, keys: Sequence[str]) -> None:
         """These are gone: there is nothing to note in them."""
         with self._mutex:
             for key in keys:
                 self._counts.pop(key, None)
+                self._lifetimes.pop(key, None)
 
     async def note_down(self, *, now: bool = False) -> None:
-        """Write down what was gathered, if it is time; `now`, in any case."""
+        """Write down what was gathered, if it is time; `now`, in any case.
+
+        What others deleted meanwhile stays deleted, and what they pinned, or gave a longer life, keeps it.
+        """
         runtime = self._gateway.runtime
-        if not self._counts or (not now and runtime.monotonic() - self._noted < self._interval):
+        if not (self._counts or self._lifetimes) or (not now and runtime.monotonic() - self._noted < self._interval):
             return
         self._noted = runtime.monotonic()
         with self._mutex:
             counts, self._counts = self._counts, {}
             lifetimes, self._lifetimes = self._lifetimes, {}
-        patches = [_note(key, count, lifetimes.get(key, KEEP_TTL), runtime.wall()) for key, count in counts.items()]
+        wall = runtime.wall()
+        notes = [_counted(key, count, wall) for key, count in counts.items()]
+        notes += [_prolonged(key, lifetime, wall) for key, lifetime in lifetimes.items()]
         try:
-            await self._gateway.write(patches, ack="journal")
+            await self._gateway.write(notes, ack="journal")
         except RemanenceError:  # the journal is full, or closed: statistics are not worth an error to anybody
             return
         if self.noted is not None:
-            await self.noted(list(counts))
+            await self.noted(list({**counts, **lifetimes}))
 
 
-def _note(key: str, count: int, lifetime: int, wall: float) -> Patch:
-    edits = [
+def _counted(key: str, count: int, wall: float) -> Patch:
+    edits = (
         edit(("access_count",), "add", count),
         edit(("last_accessed",), "set", datetime.fromtimestamp(wall, UTC).isoformat()),
-    ]
-    if lifetime > 0:
-        edits.append(edit(("expires_at",), "set", datetime.fromtimestamp(wall + lifetime / 1000, UTC).isoformat()))
-    return Patch(key, tuple(edits), lifetime)
+    )
+    return Patch(key, edits, optional=True)
+
+
+def _prolonged(key: str, lifetime: int, wall: float) -> Patch:
+    until = datetime.fromtimestamp(wall + lifetime / 1000, UTC).isoformat()
+    return Patch(key, (edit(("expires_at",), "prolong", until),), lifetime, optional=True)

@@ -15,8 +15,10 @@ from remanence.faces.agents.tending.consolidation import consolidate, extract_pa
 from remanence.faces.agents.tending.face import Tended
 from remanence.faces.agents.tending.joining import unmerge
 from remanence.faces.agents.tending.policy import Consolidated, Policy
+from remanence.faces.agents.tending.unwanted import note_of
 from remanence.faces.agents.tending.worker import Progress, Reword
-from remanence.faces.agents.types import EpisodicMemory, SemanticMemory
+from remanence.faces.agents.types import EpisodicMemory, MemoryType, SemanticMemory
+from remanence.model import Put
 from remanence.protocols import Signal
 
 LOOK: Final = 60.0
@@ -73,11 +75,19 @@ class Upkeep(Forgetting):
 
     async def delete_episode(self, memory_id: str) -> None:
         """Delete an episode, from every index too, with those it stands for. One that is not there is fine."""
-        key = self._key("episodic", memory_id)
-        found = (await self._fetched([key])).get(key)
-        for each in found.merged_from if isinstance(found, EpisodicMemory) else ():
-            await self._delete("episodic", each)
         await self._delete("episodic", memory_id)
+
+    async def _delete(self, kind: MemoryType, memory_id: str, *before: Put) -> None:
+        """With an episode go those it stands for; what was learned is noted, so that it is not learned again."""
+        key = self._key(kind, memory_id)
+        found = None if kind == "skill" else (await self._fetched([key])).get(key)
+        if isinstance(found, EpisodicMemory):
+            others = await self._fetched([self._key("episodic", each) for each in found.merged_from])
+            for each in others.values():
+                if each.merged_into == memory_id:
+                    await super()._delete("episodic", each.memory_id)
+        note = note_of(found, self._settings.key_bytes)
+        await super()._delete(kind, memory_id, *before, *([] if note is None else [note]))
 
     # --- in the background ------------------------------------------------------------------------
 

@@ -113,7 +113,8 @@ def given_back(first: EpisodicMemory, now: datetime, *, alone: bool) -> Episodic
     if lent is None:
         return bare
     end = first.expires_at
-    if end == lent.expires_at[1] and (lent.expires_at[0] is None or lent.expires_at[0] > now):
+    kept = first.pinned and end is None  # somebody pinned it since: that is for ever
+    if not kept and end == lent.expires_at[1] and (lent.expires_at[0] is None or lent.expires_at[0] > now):
         end = lent.expires_at[0]
     used, important = lent.last_accessed, lent.importance
     return replace(
@@ -154,7 +155,7 @@ def _known(other: EpisodicMemory, first: EpisodicMemory | None) -> bool:
 
 def _half_done(first: EpisodicMemory, episodes: Mapping[str, EpisodicMemory]) -> Repair | None:
     others = [episodes[name] for name in first.merged_from if name in episodes]
-    open_ones = [each for each in others if each.merged_into != first.memory_id]
+    open_ones = [each for each in others if each.merged_into != first.memory_id or each.pinned]  # since it was hidden
     if not open_ones:
         return None
     names = [each.memory_id for each in others if each.merged_into in (None, first.memory_id)]

@@ -9,8 +9,9 @@ import numpy as np
 
 from remanence.errors import InvalidSetting
 from remanence.faces.agents.tending import secrets
+from remanence.faces.agents.tending.gathering import grouped
 from remanence.faces.agents.tending.hands import Hands
-from remanence.faces.agents.tending.likeness import Floats, Likeness, Sketch, alike, gathered, richness, sketch, told
+from remanence.faces.agents.tending.likeness import Floats, Likeness, Sketch, alike, richness, sketch, told
 from remanence.faces.agents.tending.worker import Progress
 from remanence.faces.agents.types import TYPES, AgentMemory, EpisodicMemory, SemanticMemory
 
@@ -167,14 +168,22 @@ async def _take(
         part = memories[begin : begin + _AT_ONCE]
         for each in part:
             _note(seen, each, hands.now(), checks)
-            seen.found["secrets"] += secrets_of(each, found_by or {})
         said = [(each, told(each)) for each in part if not _is_merged(each)]
         seen.vectors.append(np.asarray(await hands.vectors([text for _, text in said]), dtype=np.float32))
-        seen.rows += [
-            _Row(each.memory_id, each.created_at, each.last_accessed, each.access_count, sketch(text, _peers(each)))
-            for each, text in said
-        ]
+        found, rows = await hands.aside(lambda: _examined(part, said, found_by or {}))  # noqa: B023 - it is awaited at once
+        seen.found["secrets"] += found
+        seen.rows += rows
         await hands.pause()
+
+
+def _examined(
+    memories: Sequence[AgentMemory], said: Sequence[tuple[AgentMemory, str]], found_by: Mapping[str, secrets.Detector]
+) -> tuple[list[SecretFound], list[_Row]]:
+    """What takes long: the secrets in memories, and the rows of those that are compared."""
+    return [one for each in memories for one in secrets_of(each, found_by)], [
+        _Row(each.memory_id, each.created_at, each.last_accessed, each.access_count, sketch(text, _peers(each)))
+        for each, text in said
+    ]
 
 
 def _note(seen: _Seen, memory: AgentMemory, now: datetime, checks: Checks) -> None:
@@ -224,7 +233,7 @@ async def _duplicates(rows: Sequence[_Row], vectors: Floats, rule: Likeness, han
     )
     names = [rows[at].memory_id for at in order]
     found: list[Duplicates] = []
-    for groups in gathered([rows[at].sketch for at in order], vectors[order], rule):
+    async for groups in grouped(hands, [rows[at].sketch for at in order], vectors[order], rule):
         found += [Duplicates(names[first], tuple(names[at] for at in others)) for first, others in groups]
         await hands.pause()
     return tuple(found)

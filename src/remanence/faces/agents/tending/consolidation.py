@@ -89,7 +89,7 @@ async def _forget(worker: Worker) -> None:
     policy = worker.policy
     if not policy.forgets:
         return
-    needed = {name async for each in semantic(worker.hands) for name in each.source_episodes}
+    needed = {name async for each in semantic(worker) for name in each.source_episodes}
     episodes = await listed(worker.hands, worker.breathe)
     worker.looked_at(len(episodes))
     found = forgettable(
@@ -121,6 +121,9 @@ async def _remove(worker: Worker, judged: Sequence[EpisodicMemory]) -> None:
             continue
         others = [fresh[name] for name in each.merged_from if name in fresh]
         gone = [*(other for other in others if other.merged_into == each.memory_id), now]
+        if any(one.pinned for one in gone):
+            worker.add("changed_meanwhile")
+            continue
         steps += map(Remove, gone)
         names += [one.memory_id for one in gone]
     done = await worker.write(steps)

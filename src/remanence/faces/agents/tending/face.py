@@ -1,8 +1,8 @@
 """A face as it is tended: what consolidation and the audit need, over the gateway and the library."""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import msgspec
 
@@ -14,11 +14,14 @@ from remanence.faces.agents.library import Library
 from remanence.faces.agents.tending.hands import Add, Mark, Page, Remove, Replace, Step
 from remanence.faces.agents.tending.lease import Lease
 from remanence.faces.agents.tending.likeness import Floats
+from remanence.faces.agents.tending.unwanted import Unwanted, drop, noted
 from remanence.faces.agents.types import AgentMemory, MemoryType
 from remanence.model import ABSENT, NEVER, Delete, Put, Record, Write
 from remanence.protocols import Fetch, Gateway
 from remanence.search.embedders.static import StaticEmbedder
 from remanence.settings import Settings
+
+T = TypeVar("T")
 
 LEASE: Final = "agent:tending:lease"
 MARK: Final = "agent:tending:mark"
@@ -44,6 +47,10 @@ class Tended:
     async def pause(self) -> None:
         """See `Hands.pause`."""
         await self._gateway.runtime.sleep(0)
+
+    async def aside(self, work: Callable[[], T]) -> T:
+        """See `Hands.aside`."""
+        return await self._gateway.runtime.aside(work)
 
     # --- reading ----------------------------------------------------------------------------------
 
@@ -85,7 +92,7 @@ class Tended:
     async def vectors(self, texts: Sequence[str]) -> Floats:
         """See `Hands.vectors`: of the embedder that memories are searched by."""
         embedder = self._library.embedder or StaticEmbedder()
-        return await self._gateway.runtime.aside(lambda: embedder.embed(texts))
+        return await self.aside(lambda: embedder.embed(texts))
 
     # --- writing ----------------------------------------------------------------------------------
 
@@ -130,6 +137,14 @@ class Tended:
         if memory.expires_at is None:
             return NEVER
         return max(1, round((memory.expires_at - self.now()).total_seconds() * 1000))
+
+    async def unwanted(self) -> list[Unwanted]:
+        """See `Hands.unwanted`."""
+        return await noted(self._gateway)
+
+    async def drop(self, notes: Sequence[Unwanted]) -> None:
+        """See `Hands.drop`."""
+        await drop(self._gateway, notes)
 
     # --- the right, and how far a pass came -------------------------------------------------------
 

@@ -1,6 +1,6 @@
 """All episodes of a namespace as far as they are compared: without their text."""
 
-from collections.abc import Awaitable, Callable, Hashable
+from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Sequence
 from typing import Final
 
 import msgspec
@@ -9,7 +9,7 @@ from msgspec.structs import replace
 
 from remanence.faces.agents.tending.absorbing import may_vanish
 from remanence.faces.agents.tending.hands import Hands
-from remanence.faces.agents.tending.likeness import Floats, Sketch, sketch
+from remanence.faces.agents.tending.likeness import Floats, Group, Likeness, Sketch, gathered, sketch
 from remanence.faces.agents.types import EpisodicMemory
 
 _EMBEDDED: Final = 500
@@ -40,6 +40,21 @@ async def listed(hands: Hands, pause: Callable[[], Awaitable[None]]) -> list[Epi
     return list(found.values())
 
 
+async def grouped(
+    hands: Hands, sketches: Sequence[Sketch], vectors: Floats, rule: Likeness
+) -> AsyncIterator[list[Group]]:
+    """`gathered`, each block computed where it holds nobody up."""
+    blocks = gathered(sketches, vectors, rule)
+    while (found := await hands.aside(lambda: next(blocks, None))) is not None:
+        yield found
+
+
+def _sketched(
+    texts: Sequence[str], episodes: Sequence[EpisodicMemory], key: Callable[[EpisodicMemory], Hashable]
+) -> list[Sketch]:
+    return [sketch(said, key(each), joins=may_vanish(each)) for said, each in zip(texts, episodes, strict=True)]
+
+
 async def looked_through(
     hands: Hands,
     pause: Callable[[], Awaitable[None]],
@@ -58,9 +73,7 @@ async def looked_through(
             part = fresh[begin : begin + _EMBEDDED]
             texts = [text(each) for each in part]
             vectors.append(np.asarray(await hands.vectors(texts), dtype=np.float32))
-            sketches += [
-                sketch(said, key(each), joins=may_vanish(each)) for said, each in zip(texts, part, strict=True)
-            ]
+            sketches += await hands.aside(lambda: _sketched(texts, part, key))  # noqa: B023 - it is awaited at once
             episodes += map(slim, part)
             await pause()
     together = np.concatenate(vectors) if vectors else np.zeros((0, 1), dtype=np.float32)

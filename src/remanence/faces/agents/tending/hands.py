@@ -1,13 +1,16 @@
 """What consolidation and the audit need of the face: a handful of coroutines, and writes as values."""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from datetime import datetime
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, TypeVar
 
 import msgspec
 
 from remanence.faces.agents.tending.likeness import Floats
+from remanence.faces.agents.tending.unwanted import Unwanted
 from remanence.faces.agents.types import AgentMemory, MemoryType
+
+T = TypeVar("T")
 
 
 class Replace(msgspec.Struct, frozen=True):
@@ -68,6 +71,15 @@ class Hands(Protocol):
 
         A step that took effect is in every index. Raises `Unavailable` where the store cannot say.
         """
+
+    async def unwanted(self) -> list[Unwanted]:
+        """What was learned before and deleted by somebody."""
+
+    async def drop(self, notes: Sequence[Unwanted]) -> None:
+        """Let go of such notes, unless they changed."""
+
+    async def aside(self, work: Callable[[], T]) -> T:
+        """What `work` returns, which takes a while and reads and writes nothing: where it holds nobody up."""
 
     async def pause(self) -> None:
         """Let others have a turn, where there are any: awaited after some milliseconds of work."""

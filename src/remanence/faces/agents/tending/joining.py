@@ -14,9 +14,9 @@ from remanence.faces.agents.tending.absorbing import (
     repairs,
     shown,
 )
-from remanence.faces.agents.tending.gathering import Seen, looked_through
+from remanence.faces.agents.tending.gathering import Seen, grouped, looked_through
 from remanence.faces.agents.tending.hands import Hands, Replace
-from remanence.faces.agents.tending.likeness import Group, gathered, richness, told
+from remanence.faces.agents.tending.likeness import Group, richness, told
 from remanence.faces.agents.tending.worker import TOGETHER, Worker, holding
 from remanence.faces.agents.types import EpisodicMemory
 
@@ -36,11 +36,13 @@ async def merge(worker: Worker) -> None:
     )
     episodes = [seen.episodes[at] for at in order]
     waiting: list[Group] = []
-    for found in gathered([seen.sketches[at] for at in order], seen.vectors[order], worker.policy.duplicates):
-        waiting += found
-        while len(waiting) >= TOGETHER:
-            await _absorb(worker, waiting[:TOGETHER], episodes)
-            waiting = waiting[TOGETHER:]
+    sketches = [seen.sketches[at] for at in order]
+    async for found in grouped(worker.hands, sketches, seen.vectors[order], worker.policy.duplicates):
+        for group in found:
+            waiting.append(group)
+            if sum(1 + len(each.others) for each in waiting) >= TOGETHER:
+                await _absorb(worker, waiting, episodes)
+                waiting = []
         await worker.breathe()
     await _absorb(worker, waiting, episodes)
 

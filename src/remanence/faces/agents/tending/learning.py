@@ -6,9 +6,8 @@ from collections.abc import AsyncIterator, Collection, Sequence
 from msgspec.structs import replace
 
 from remanence.faces.agents.tending import patterns
-from remanence.faces.agents.tending.gathering import looked_through
-from remanence.faces.agents.tending.hands import Add, Hands, Replace, Step
-from remanence.faces.agents.tending.likeness import gathered
+from remanence.faces.agents.tending.gathering import grouped, looked_through
+from remanence.faces.agents.tending.hands import Add, Replace, Step
 from remanence.faces.agents.tending.patterns import Change, Wording
 from remanence.faces.agents.tending.worker import TOGETHER, Reword, Worker, holding
 from remanence.faces.agents.types import EpisodicMemory, SemanticMemory
@@ -26,7 +25,7 @@ async def learn(worker: Worker, reword: Reword | None) -> None:
     sketches = [seen.sketches[at]._replace(joins=True) for at in order]
     groups: list[list[EpisodicMemory]] = []
     alone = dict.fromkeys(order)
-    for found in gathered(sketches, seen.vectors[order], worker.policy.similar):
+    async for found in grouped(worker.hands, sketches, seen.vectors[order], worker.policy.similar):
         for group in found:
             places = [order[at] for at in (group.first, *group.others)]
             groups.append([seen.episodes[at] for at in places])
@@ -41,9 +40,14 @@ async def learn(worker: Worker, reword: Reword | None) -> None:
 async def _note(
     worker: Worker, groups: Sequence[list[EpisodicMemory]], living: Collection[str], reword: Reword | None
 ) -> None:
-    known = {each.memory_id: each async for each in semantic(worker.hands) if each.source == patterns.SOURCE}
-    names = patterns.matched([patterns.sources(group) for group in groups], known, living)
-    pairs = list(zip(groups, names, strict=True))
+    known = {each.memory_id: each async for each in semantic(worker) if each.source == patterns.SOURCE}
+    unwanted = await _unwanted(worker, living)  # behind `known`: whoever deletes one notes that first
+    every = [patterns.sources(group) for group in groups]
+    pairs = [
+        (group, name)
+        for group, ids, name in zip(groups, every, patterns.matched(every, known, living), strict=True)
+        if name is not None or not patterns.refused(ids, unwanted, living)
+    ]
     for begin in range(0, len(pairs), TOGETHER):
         changes: list[Change] = []
         for group, name in pairs[begin : begin + TOGETHER]:
@@ -52,6 +56,14 @@ async def _note(
                 changes.append(await _reworded(worker, change, reword) if change.worded and reword else change)
         await _write(worker, changes)
         worker.tell("patterns", min(begin + TOGETHER, len(pairs)), len(pairs))
+
+
+async def _unwanted(worker: Worker, living: Collection[str]) -> list[frozenset[str]]:
+    """The source ids of each pattern that somebody deleted, as long as one of these episodes is there."""
+    notes = await worker.hands.unwanted()
+    await worker.breathe()
+    await worker.hands.drop([each for each in notes if each.source_episodes.isdisjoint(living)])
+    return [each.source_episodes for each in notes]
 
 
 async def _change(
@@ -94,9 +106,10 @@ async def _write(worker: Worker, changes: Sequence[Change]) -> None:
     worker.add("changed_meanwhile", done.count(False))
 
 
-async def semantic(hands: Hands) -> AsyncIterator[SemanticMemory]:
+async def semantic(worker: Worker) -> AsyncIterator[SemanticMemory]:
     """All that was learned."""
-    async for page in hands.pages("semantic"):
+    async for page in worker.hands.pages("semantic"):
+        await worker.breathe()
         for each in page.memories:
             if isinstance(each, SemanticMemory):
                 yield each

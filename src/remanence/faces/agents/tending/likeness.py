@@ -6,8 +6,10 @@ share, which is the other way round. Where one shall stand for the other, it mus
 
 import re
 from array import array
+from bisect import bisect_right
 from collections.abc import Hashable, Iterable, Iterator, Sequence
 from functools import lru_cache
+from itertools import pairwise
 from typing import Final, NamedTuple
 from zlib import crc32
 
@@ -27,6 +29,9 @@ MOST_READ: Final = 20_000
 _ROWS: Final = 256
 _COLUMNS: Final = 4_096
 """So many rows are compared with so many others at once: 4 MB of cosines, some milliseconds."""
+_DEARER: Final = 32
+"""To look a memory up by a word takes so many times what it takes to multiply two vectors of a block."""
+_NOBODY: Final = np.zeros(0, dtype=np.intp)
 _PATIENCE: Final = 200
 """Near ones with other words that are looked at around one memory, the nearest first, before it is left."""
 
@@ -194,53 +199,80 @@ def gathered(sketches: Sequence[Sketch], vectors: Floats, rule: Likeness) -> Ite
 def _within(
     places: NDArray[np.intp], sketches: Sequence[Sketch], rows: Floats, rule: Likeness
 ) -> Iterator[list[Group]]:
-    free = np.array([sketches[place].joins for place in places])
-    leads = np.ones(len(places), dtype=np.bool_)
-    glance = _Glance([sketches[place] for place in places]) if rule.whole else None
-    for begin in range(0, len(places), _ROWS):
+    mine = [sketches[place] for place in places]
+    free = np.array([each.joins for each in mine])
+    leads = np.ones(len(mine), dtype=np.bool_)
+    glance = _Glance(mine) if rule.whole else None
+    rarest = _Rarest(mine) if rule.whole and rule.overlap > 0 else None
+    end = 0
+    while len(block := np.nonzero(leads[end:])[0][:_ROWS] + end):
+        end = int(block[-1]) + 1
+        later = np.nonzero(free[block[0] + 1 :])[0] + block[0] + 1
+        few = rarest is not None and _DEARER * sum(map(rarest.cost, block.tolist())) < len(block) * len(later)
+        near = map(rarest.told, block.tolist()) if few and rarest else _near(rows, block, later, rule.cosine)
         found = []
-        near = _near(rows, begin, rule.cosine)
-        for row in np.nonzero(leads[begin : begin + _ROWS])[0].tolist():
-            at = begin + row
+        for at, columns in zip(block.tolist(), near, strict=True):
             if not leads[at]:  # it was gathered meanwhile
                 continue
-            columns, cosines = near[row]
-            columns = columns[np.argsort(-cosines, kind="stable")]
             columns = columns[free[columns]]
             if glance is not None and len(columns):
                 columns = columns[glance.hopeful(at, columns)]
-            others = _agreeing(sketches[places[at]], columns, places, sketches, rule)
+            others = _agreeing(mine[at], _nearest(rows, at, columns, rule.cosine), mine, rule)
             if others:
                 free[others] = leads[others] = False
                 found.append(Group(int(places[at]), sorted(places[others].tolist())))
         yield found
 
 
-def _near(rows: Floats, begin: int, least: float) -> list[tuple[NDArray[np.intp], Floats]]:
-    """For each row of the block that begins there: the later rows that are near enough, and how near.
+def _nearest(rows: Floats, at: int, columns: NDArray[np.intp], least: float) -> NDArray[np.intp]:
+    """Those of the columns that are near enough, the nearest first."""
+    cosines = rows[columns] @ rows[at]
+    return columns[np.argsort(-cosines, kind="stable")][: np.count_nonzero(cosines >= least)]
+
+
+class _Rarest:
+    """Every memory that may join others, under the rarest of its words: who says all that it says has that word."""
+
+    def __init__(self, sketches: Sequence[Sketch]) -> None:
+        said = [np.frombuffer(each.words, dtype=np.uint32) for each in sketches]
+        words, counts = np.unique(np.concatenate(said), return_counts=True)
+        self._said = said
+        self._under: dict[int, array[int]] = {}
+        for at, mine in enumerate(said):
+            if sketches[at].joins and len(mine):
+                rarest = mine[np.argmin(counts[np.searchsorted(words, mine)])]
+                self._under.setdefault(int(rarest), array("q")).append(at)
+
+    def cost(self, at: int) -> int:
+        """How many `told` goes through."""
+        return sum(len(each) for each in self._places(at))
+
+    def told(self, at: int) -> NDArray[np.intp]:
+        """Of those that come later, in order, all that this one may tell all of."""
+        found = sorted(other for each in self._places(at) for other in each[bisect_right(each, at) :])
+        return np.array(found, dtype=np.intp)
+
+    def _places(self, at: int) -> Iterator["array[int]"]:
+        return (self._under[word] for word in self._said[at].tolist() if word in self._under)
+
+
+def _near(rows: Floats, block: NDArray[np.intp], columns: NDArray[np.intp], least: float) -> list[NDArray[np.intp]]:
+    """For each row of the block: those of the columns that come later and are near enough.
 
     Tile by tile, so that what is multiplied stays in the processor's cache.
     """
-    block = rows[begin : begin + _ROWS]
-    found: list[list[tuple[NDArray[np.intp], Floats]]] = [[] for _ in block]
-    for left in range(begin, len(rows), _COLUMNS):
-        tile = block @ rows[left : left + _COLUMNS].T
-        lines, columns = np.nonzero(tile >= least)
-        later = columns + left > lines + begin
-        lines, columns = lines[later], columns[later]
-        cosines = tile[lines, columns]
-        cuts = np.searchsorted(lines, np.arange(1, len(block)))
-        parts = zip(np.split(columns + left, cuts), np.split(cosines, cuts), strict=True)
-        for row, part in enumerate(parts):
-            if len(part[0]):
-                found[row].append(part)
-    return [_joined(parts) for parts in found]
-
-
-def _joined(parts: list[tuple[NDArray[np.intp], Floats]]) -> tuple[NDArray[np.intp], Floats]:
-    if not parts:
-        return np.zeros(0, dtype=np.intp), np.zeros(0, dtype=np.float32)
-    return np.concatenate([part[0] for part in parts]), np.concatenate([part[1] for part in parts])
+    found: list[list[NDArray[np.intp]]] = [[_NOBODY] for _ in block]
+    firsts = rows[block]
+    for left in range(0, len(columns), _COLUMNS):
+        part = columns[left : left + _COLUMNS]
+        lines, places = np.nonzero(firsts @ rows[part].T >= least)
+        later = part[places] > block[lines]
+        lines, others = lines[later], part[places[later]]
+        ends = np.searchsorted(lines, np.arange(len(block)), side="right").tolist()
+        for row, (begin, end) in enumerate(pairwise([0, *ends])):
+            if begin < end:
+                found[row].append(others[begin:end])
+    return [np.concatenate(parts) for parts in found]
 
 
 class _Glance:
@@ -267,14 +299,12 @@ def _bits(hashes: Sequence[bytes]) -> NDArray[np.uint8]:
     return np.packbits(found, axis=1)
 
 
-def _agreeing(
-    first: Sketch, nearest: NDArray[np.intp], places: NDArray[np.intp], sketches: Sequence[Sketch], rule: Likeness
-) -> list[int]:
+def _agreeing(first: Sketch, nearest: NDArray[np.intp], sketches: Sequence[Sketch], rule: Likeness) -> list[int]:
     """Those of the nearest whose words say the same, too."""
     found: list[int] = []
     refused = 0
     for each in nearest.tolist():
-        if alike(first, sketches[places[each]], rule):
+        if alike(first, sketches[each], rule):
             found.append(each)
         else:
             refused += 1

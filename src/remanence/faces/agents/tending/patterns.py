@@ -85,6 +85,19 @@ def matched(
     return found
 
 
+def refused(group: Collection[str], unwanted: Iterable[Collection[str]], living: Collection[str]) -> bool:
+    """Whether a pattern of these source ids would be one that somebody deleted.
+
+    `unwanted`: the source ids of each of those. It is one by the same rule that finds the pattern of a group that grew.
+    """
+    for names in unwanted:
+        there = [name for name in names if name in living]
+        shared = len(set(there).intersection(group))
+        if shared and 2 * shared >= min(len(group), len(there)):
+            return True
+    return False
+
+
 def drafted(group: Sequence[EpisodicMemory], now: datetime, lifetime: float | None) -> SemanticMemory:
     """What a group of similar episodes teaches. Its id comes from theirs: made twice, it is the same one.
 

@@ -44,11 +44,13 @@ def forgettable(
 ) -> list[EpisodicMemory]:
     """The episodes to forget, the least useful first; those that are merged into one go with it.
 
-    Never one that is pinned, or that what was learned rests on (`needed`). Of the others those below `below` that are
-    older than `after` seconds; and where there are more than `most`, as many as are too many and older than `spare`.
+    Never one that is pinned, or that what was learned rests on (`needed`), or that stands for such a one. Of the
+    others those below `below` that are older than `after` seconds; and where there are more than `most`, as many as
+    are too many and older than `spare`.
     """
     everything = list(episodes)
-    free = [each for each in everything if not (each.pinned or each.merged_into or _rests_on(each, needed))]
+    kept = {each.memory_id for each in everything if each.pinned}.union(needed)
+    free = [each for each in everything if not (each.merged_into or _rests_on(each, kept))]
     ordered = sorted(((utility(each, now, half_life), each.memory_id, each) for each in free), key=lambda row: row[:2])
     excess = 0 if most is None else max(0, len(everything) - most)
     stored = {each.memory_id for each in everything}
@@ -62,5 +64,5 @@ def forgettable(
     return found
 
 
-def _rests_on(episode: EpisodicMemory, needed: Collection[str]) -> bool:
-    return episode.memory_id in needed or any(name in needed for name in episode.merged_from)
+def _rests_on(episode: EpisodicMemory, kept: Collection[str]) -> bool:
+    return episode.memory_id in kept or any(name in kept for name in episode.merged_from)

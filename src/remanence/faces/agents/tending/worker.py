@@ -1,6 +1,8 @@
 """One worker's pass over a namespace: its right to be the only one, its writes, and what it says it did."""
 
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import islice
+from typing import TypeVar
 
 from msgspec.structs import replace
 
@@ -10,13 +12,15 @@ from remanence.faces.agents.tending.patterns import Wording
 from remanence.faces.agents.tending.policy import Consolidated, Policy
 from remanence.faces.agents.types import EpisodicMemory
 
+T = TypeVar("T")
+
 Progress = Callable[[str, int, int], None]
 """Called with a stage's name, what is done of it, and how much that is; 0: not known yet."""
 Reword = Callable[[Wording], str | Awaitable[str]]
 """Words a pattern better; awaited where it gives something to await."""
 
 TOGETHER = 100
-"""Groups, patterns or removals that are read and written together."""
+"""Episodes, patterns or removals that are read and written together."""
 
 
 class Lost(Exception):
@@ -47,13 +51,20 @@ class Worker:
 
     async def fresh(self, names: Iterable[str]) -> dict[str, EpisodicMemory]:
         """Episodes as they are stored now, those that are."""
-        found = await self.hands.get("episodic", list(dict.fromkeys(names)))
-        return {each.memory_id: each for each in found if isinstance(each, EpisodicMemory)}
+        found: dict[str, EpisodicMemory] = {}
+        for some in batched(dict.fromkeys(names)):
+            await self.breathe()
+            told = await self.hands.get("episodic", some)
+            found |= {each.memory_id: each for each in told if isinstance(each, EpisodicMemory)}
+        return found
 
     async def write(self, steps: Sequence[Step]) -> list[bool]:
-        """`Hands.write`."""
-        await self.breathe()
-        return await self.hands.write(steps) if steps else []
+        """`Hands.write`, not more at once than the store takes within its deadline."""
+        done: list[bool] = []
+        for some in batched(steps):
+            await self.breathe()
+            done += await self.hands.write(some)
+        return done
 
     def count(self, field: str, names: Iterable[str]) -> None:
         """Add ids to a field of the report."""
@@ -71,6 +82,13 @@ class Worker:
         """Tell who wants to see how far it is."""
         if self._progress is not None:
             self._progress(stage, done, of)
+
+
+def batched(things: Iterable[T]) -> Iterator[list[T]]:
+    """All in turn, `TOGETHER` at a time."""
+    given = iter(things)
+    while some := list(islice(given, TOGETHER)):
+        yield some
 
 
 def holding(judged: Sequence[EpisodicMemory], fresh: Mapping[str, EpisodicMemory]) -> list[EpisodicMemory]:
