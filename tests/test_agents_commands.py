@@ -179,6 +179,7 @@ def test_ctrl_c_in_a_load_leaves_whole_hundreds_and_says_how_many(tmp_path: Path
     assert 300 <= stored < 20_000
     assert stored % 100 == 0
     told = int(said.decode().removeprefix("stopped: the first ").split()[0].replace(",", ""))
+    assert b"load the rest again" in said
     assert stored - 100 <= told <= stored
 
 

@@ -39,7 +39,7 @@ def load(names: Sequence[str], settings: Settings, output: Output) -> int:
                 ran(agents.load(_memories(path, progress), told))
     except BaseException:  # Ctrl-C, a server that goes away, a full disk
         if stored:
-            output.note(f"stopped: the first {stored:,} memories are stored")
+            output.note(f"stopped: the first {stored:,} memories are stored; load the rest again")
         raise
     output.facts({"loaded": stored})
     output.say(f"{stored:,} {'memory' if stored == 1 else 'memories'} loaded")
