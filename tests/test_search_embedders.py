@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from remanence.search.embedders import identity
+from remanence.errors import InvalidArgument
+from remanence.search.embedders import embedder_from, identity
 from remanence.search.embedders.static import FOLDER, LONGEST, StaticEmbedder
 from remanence.search.embedders.wordpiece import WordPiece
 
@@ -106,3 +107,9 @@ def test_the_table_carries_its_licence():
 def test_numpy_is_imported_by_the_search_alone():
     code = "import sys, remanence, remanence.cli; sys.exit('numpy' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False, timeout=60).returncode == 0
+
+
+def test_a_name_nobody_has_is_told_in_short():
+    with pytest.raises(InvalidArgument, match="no embedder named 'xxx") as refusal:
+        embedder_from("x" * 1_000_000)
+    assert len(str(refusal.value)) < 400

@@ -48,7 +48,7 @@ VERBS: Final = (
     Verb("tail", "changes as they happen, one line each", "tail"),
     Verb("stats", "what is stored where, and what waits to be sent", "stats"),
     Verb("search", "find what agents remember, by words and by meaning", "search"),
-    Verb("memories", "what agents remember: list, show, delete", "memories"),
+    Verb("memories", "what agents remember: list, show, delete, load, embed", "memories"),
     Verb("audit", "what is wrong with what agents remember: duplicates, secrets, loops", "audit"),
     Verb("consolidate", "merge near-duplicate episodes, reversibly, and learn patterns", "consolidate"),
     Verb("export", "write everything that is stored to a JSONL file", "exporting"),
@@ -94,7 +94,12 @@ def _run(call: argparse.Namespace) -> int:
 
 
 def _complain(message: str, kind: str, code: int, *, as_json: bool) -> None:
-    line = json.dumps({"error": kind, "message": message, "exit": code}) if as_json else f"remanence: {message}"
+    if as_json:
+        line = json.dumps({"error": kind, "message": message, "exit": code})
+    else:
+        from remanence.commands.output import visible
+
+        line = f"remanence: {visible(message)}"
     with contextlib.suppress(OSError):  # nobody listens: the exit code still tells
         print(line, file=sys.stderr, flush=True)
 

@@ -8,10 +8,13 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 import msgspec
+from rich.padding import Padding
+from rich.text import Text
 
-from remanence.commands.output import Output, opened
+from remanence.commands.journal import grid
+from remanence.commands.output import Output, opened, visible
 from remanence.engine import BlockingEngine
-from remanence.errors import InvalidArgument
+from remanence.errors import InvalidArgument, Unavailable
 from remanence.faces.agents.agents import Agents
 from remanence.faces.agents.base import Identity
 from remanence.faces.agents.types import TYPES, EpisodicMemory, MemoryType, SemanticMemory, SessionMessage, SkillMemory
@@ -20,6 +23,8 @@ from remanence.settings import Settings
 INDEXING: Final = 600.0
 """Seconds that a command waits for what was never indexed on this machine."""
 _WIDTH: Final = 100
+_ROOMY: Final = 100
+"""Columns from which on there is room for a table beside the name of a memory."""
 
 
 @contextmanager
@@ -47,8 +52,10 @@ def _wait(engine: BlockingEngine, settings: Settings, output: Output) -> None:
     run(engine.gateway.store.latest(limit))  # says so where the server is away
     output.note("reading memories into this machine's index…")
     waited = 0.0
-    while waited < INDEXING and not run(library.follower.ready(1.0)):
+    while not run(library.follower.ready(1.0)):
         waited += 1.0
+        if waited >= INDEXING:
+            raise Unavailable("not everything is in this machine's index yet: run it again, it goes on where it was")
         output.note(f"{sum(run(library.catalogue.counts()).values()):,} indexed")
 
 
@@ -80,12 +87,14 @@ def filters(call: Namespace) -> dict[str, Any]:
     return {name: value for name, value in told.items() if value is not None}
 
 
-def named(text: str) -> tuple[MemoryType, str]:
-    """A memory as commands name it: type:memory_id. Raises `InvalidArgument`."""
+def named(text: str) -> list[tuple[MemoryType, str]]:
+    """What a memory's name may mean: type:memory_id, or an id alone, of any type. Raises `InvalidArgument`."""
     kind, colon, memory_id = text.partition(":")
+    if text and not colon:
+        return [(each, text) for each in TYPES]
     for each in TYPES:
         if colon and each == kind and memory_id:
-            return each, memory_id
+            return [(each, memory_id)]
     raise InvalidArgument(f"name a memory as its type and id: {', '.join(f'{each}:ID' for each in TYPES)}")
 
 
@@ -109,6 +118,21 @@ def gist(memory: Any) -> str:
             text = f"{memory.role}: {memory.content}"
     line = " ".join("".join(each if each.isprintable() else " " for each in text).split())
     return line if len(line) <= _WIDTH else f"{line[:_WIDTH]}…"
+
+
+def listing(output: Output, titles: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Rows for people: in a table where there is room, else each under its first cell, a name that can be copied."""
+    if output.screen.width >= _ROOMY:
+        table = grid(*titles)
+        for row in rows:
+            table.add_row(*row)
+        if rows:
+            output.say(table)
+        return
+    for name, *between, last in rows:
+        output.whole(visible(name))
+        told = ", ".join(f"{title} {cell}" for title, cell in zip(titles[1:-1], between, strict=True) if cell)
+        output.say(*(Padding(Text(visible(each)), (0, 0, 0, 2)) for each in (told, last)))
 
 
 def spelled(memory: Any) -> dict[str, Any]:

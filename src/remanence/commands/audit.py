@@ -7,7 +7,7 @@ import msgspec
 from remanence.commands.agents import looking
 from remanence.commands.consolidate import following, shown
 from remanence.commands.journal import at_least_one, grid
-from remanence.commands.output import Output, options_of
+from remanence.commands.output import Output, options_of, visible
 from remanence.faces.agents.tending.audit import DAY, Audit, Checks
 from remanence.runtime.blocking import run as ran
 from remanence.settings import Settings
@@ -48,12 +48,17 @@ def run(call: Namespace, output: Output) -> int:
 
 
 def _say(told: Audit, limit: int, output: Output) -> None:
-    table = grid("finding", "how many", "what it means", "which", numbers=(1,))
+    table = grid("finding", "how many", "what it means", numbers=(1,))
     for name, meaning in _MEANINGS.items():
-        found = getattr(told, name)
-        ids = [each if isinstance(each, str) else each.memory_id for each in found[:limit]]
-        more = f" and {len(found) - limit:,} more" if len(found) > limit else ""
-        table.add_row(name.replace("_", " "), f"{told.counts[name]:,}", meaning, ", ".join(ids) + more)
+        table.add_row(name.replace("_", " "), f"{told.counts[name]:,}", meaning)
     output.say(f"{sum(told.looked_at.values()):,} memories were looked at", table)
+    for name in _MEANINGS:
+        found = getattr(told, name)
+        if found:
+            output.say(f"\n{name.replace('_', ' ')}:")
+        for each in found[:limit]:  # each on a line of its own: it is to be copied
+            output.whole(f"  {visible(each if isinstance(each, str) else each.memory_id)}")
+        if len(found) > limit:
+            output.say(f"  and {len(found) - limit:,} more")
     for each in told.left_out:
         output.note(each)

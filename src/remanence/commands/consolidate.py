@@ -14,6 +14,9 @@ from remanence.faces.agents.tending.worker import Progress as Told
 from remanence.runtime.blocking import run as ran
 from remanence.settings import Settings
 
+_BUSY = "another worker is at it, or died within the last minute: nothing was done"
+_LOST = "another worker took over in the middle: what was done so far holds, and it goes on with the rest"
+
 
 def configure(parser: ArgumentParser) -> None:
     """The verb's own arguments."""
@@ -49,7 +52,7 @@ def run(call: Namespace, output: Output) -> int:
         with shown(output) as progress:
             told = ran(agents.consolidate_now(policy, following(progress)))
     output.facts(msgspec.to_builtins(told))
-    output.say(_table(told) if told.state == "done" else "another worker is at it: nothing was done")
+    output.say(_table(told) if told.state == "done" else _BUSY if told.state == "busy" else _LOST)
     return 0 if told.state == "done" else 1
 
 

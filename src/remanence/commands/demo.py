@@ -104,7 +104,7 @@ def _code(function: Callable[[], None], skipped: int = 2) -> Syntax:
     """
     lines = inspect.getsource(function).splitlines()
     body = textwrap.dedent("\n".join(lines[skipped:]))
-    return Syntax(body, "python", theme="ansi_dark", background_color="default", code_width=90)
+    return Syntax(body, "python", theme="ansi_dark", background_color="default", word_wrap=True)
 
 
 def _survives(folder: Path, output: Output) -> Tally:

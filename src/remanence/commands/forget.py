@@ -91,9 +91,16 @@ def remembered(call: Namespace, settings: Settings, engine: BlockingEngine, outp
     from remanence.runtime.blocking import run as ran
 
     agents = agents_of(engine, settings, output)
-    found = ran(agents.keys_to_forget(agent_id=call.agent)) if call.agent else {}
+    found: dict[str, bool] = {}
+    if call.agent:
+        found |= ran(agents.keys_to_forget(agent_id=call.agent))
+        if len(found) == 1:
+            output.note(f"there is no memory of agent {call.agent}: its steps alone are erased, if it has any")
     if call.subject:
-        found |= ran(agents.keys_to_forget(subject=call.subject))
+        tagged = ran(agents.keys_to_forget(subject=call.subject))
+        if not tagged:
+            output.note(f"there is no memory with the tag {call.subject}")
+        found |= tagged
     return list(found.items())
 
 

@@ -17,7 +17,7 @@ from rich.text import Text
 from remanence.commands import letters
 from remanence.commands.journals import JournalFile, folder_of, outcomes, pending_writes, set_aside, survey
 from remanence.commands.letters import LetterBox, alone, is_unsure, take_out_of
-from remanence.commands.output import PROBLEM, Output, lasting, options_of, sized
+from remanence.commands.output import PROBLEM, Output, lasting, options_of, sized, visible
 from remanence.commands.transfer import end
 from remanence.engine import BlockingEngine
 from remanence.errors import InvalidArgument
@@ -162,9 +162,16 @@ def _tell_rest(shown: int, total: int, output: Output) -> None:
         output.note(f"{shown:,} of {total:,} shown: --limit shows more")
 
 
+class _Grid(Table):
+    """A table whose texts may have been stored by anybody."""
+
+    def add_row(self, *cells: Any, **options: Any) -> None:
+        super().add_row(*(Text(visible(each)) if isinstance(each, str) else each for each in cells), **options)
+
+
 def grid(*titles: str, numbers: Sequence[int] = ()) -> Table:
     """A table without lines; the columns of `numbers` stand to the right."""
-    table = Table.grid(padding=(0, 2, 0, 0))
+    table = _Grid.grid(padding=(0, 2, 0, 0))
     for i in range(len(titles)):
         table.add_column(justify="right" if i in numbers else "left", overflow="fold", no_wrap=i == 0)
     table.add_row(*(Text(title, "dim") for title in titles))

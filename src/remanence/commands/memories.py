@@ -1,18 +1,17 @@
 """`remanence memories`: what agents remember, listed, shown and deleted."""
 
-import json
 from argparse import ArgumentParser, Namespace
-from collections.abc import Callable, Coroutine
-from typing import Any, Final
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any, Final, NamedTuple
 
-from remanence.commands.agents import add_filters, filters, gist, kinds_of, looking, name_of, named, spelled
-from remanence.commands.journal import at_least_one, grid, moment
+from remanence.commands.agents import add_filters, filters, gist, kinds_of, listing, looking, name_of, named, spelled
+from remanence.commands.journal import at_least_one, moment
 from remanence.commands.memory_files import embed, load
-from remanence.commands.output import Output, options_of
-from remanence.errors import InvalidArgument
+from remanence.commands.output import Output, json_text, options_of
+from remanence.errors import CorruptRecord, DataError, InvalidArgument, WrongKind
 from remanence.faces.agents.agents import Agents
 from remanence.faces.agents.base import Page
-from remanence.faces.agents.types import TYPES
+from remanence.faces.agents.types import TYPES, MemoryType
 from remanence.runtime.blocking import run as ran
 from remanence.settings import Settings
 
@@ -27,9 +26,10 @@ _LISTS: Final[_Lists] = {
 def configure(parser: ArgumentParser) -> None:
     """The verb's own arguments."""
     parser.epilog = (
-        "A memory is named by its type and id, such as episodic:0192…: list shows them. A file to load has a memory a "
-        "line: a JSON object with its type and fields. Ctrl-C stops it behind a hundred; with a memory_id each, it can "
-        "be loaded again. Exit code 1 where a memory is missing."
+        "A memory is named by its type and id, such as episodic:0192…, or by its id alone: list shows them. A file to "
+        "load has a memory a line: a JSON object with its type and fields. All lines are looked at before the first is "
+        "stored. Ctrl-C stops it behind a hundred; with a memory_id each, it can be loaded again. Exit code 1 where a "
+        "memory is missing, or cannot be read."
     )
     parser.add_argument(
         "what",
@@ -57,12 +57,41 @@ def run(call: Namespace, output: Output) -> int:
     with looking(settings, output) as (agents, _):
         if call.what == "list":
             return _list(agents, call, output)
-        found = [ran(agents.find(kind, memory_id)) for kind, memory_id in wanted]
+        found = [_found(agents, each) for each in wanted]
         if call.what == "delete":
-            for memory, (kind, memory_id) in zip(found, wanted, strict=True):
-                if memory is not None:
-                    ran(agents.delete(kind, memory_id))
+            for each in found:
+                if each is not None:
+                    ran(agents.delete(each.kind, each.memory_id))
         return _told(call, found, output)
+
+
+class _Named(NamedTuple):
+    """A memory that was named, and is there."""
+
+    kind: MemoryType
+    memory_id: str
+    memory: Any
+    unreadable: DataError | None = None
+
+    @property
+    def name(self) -> str:
+        return f"{self.kind}:{self.memory_id}"
+
+
+def _found(agents: Agents, meant: Sequence[tuple[MemoryType, str]]) -> _Named | None:
+    """The one memory that is meant; None where there is none. Raises `InvalidArgument` where there are several."""
+    found = [each for each in (_sought(agents, kind, memory_id) for kind, memory_id in meant) if each is not None]
+    if len(found) > 1:
+        raise InvalidArgument(f"there are several memories of this id: {', '.join(each.name for each in found)}")
+    return found[0] if found else None
+
+
+def _sought(agents: Agents, kind: MemoryType, memory_id: str) -> _Named | None:
+    try:
+        memory = ran(agents.find(kind, memory_id))
+    except (CorruptRecord, WrongKind) as error:  # there is something, which can be deleted
+        return _Named(kind, memory_id, None, error)
+    return None if memory is None else _Named(kind, memory_id, memory)
 
 
 def _list(agents: Agents, call: Namespace, output: Output) -> int:
@@ -70,30 +99,35 @@ def _list(agents: Agents, call: Namespace, output: Output) -> int:
         kind: ran(_LISTS[kind](agents, limit=min(call.limit, 1000), **filters(call))) for kind in kinds_of(call.type)
     }
     output.facts({kind: [spelled(each) for each in page] for kind, page in pages.items()})
-    table = grid("memory", "made", "agent", "used", "what")
-    for page in pages.values():
-        for each in page:
-            made = moment(each.created_at.timestamp())
-            table.add_row(name_of(each), made, each.agent_id, str(each.access_count), gist(each))
-    output.say(table if any(pages.values()) else "no memories")
+    rows = [
+        (name_of(each), moment(each.created_at.timestamp()), each.agent_id, str(each.access_count), gist(each))
+        for page in pages.values()
+        for each in page
+    ]
+    listing(output, ("memory", "made", "agent", "used", "what"), rows)
+    if not rows:
+        output.say("no memories")
     for kind, page in pages.items():
         if page.after:
             output.note(f"the newest {len(page):,} of type {kind} are shown: --limit shows more")
     return 0
 
 
-def _told(call: Namespace, found: list[Any], output: Output) -> int:
-    missing = [name for name, memory in zip(call.names, found, strict=True) if memory is None]
-    there = [memory for memory in found if memory is not None]
-    verb = "deleted" if call.what == "delete" else "memories"
-    output.facts(
-        {verb: [spelled(each) if call.what == "show" else name_of(each) for each in there], "missing": missing}
-    )
-    for each in there:
-        if call.what == "delete":
-            output.say(f"{name_of(each)} deleted")
-        else:
-            output.say(json.dumps(spelled(each), indent=2, ensure_ascii=False))
+def _told(call: Namespace, found: list[_Named | None], output: Output) -> int:
+    missing = [name for name, each in zip(call.names, found, strict=True) if each is None]
+    there = [each for each in found if each is not None]
     for name in missing:
         output.note(f"{name}: there is no such memory")
-    return 1 if missing else 0
+    if call.what == "delete":
+        output.facts({"deleted": [each.name for each in there], "missing": missing})
+        for each in there:
+            output.say(f"{each.name} deleted")
+        return 1 if missing else 0
+    shown = [spelled(each.memory) for each in there if each.unreadable is None]
+    unreadable = [each for each in there if each.unreadable is not None]
+    output.facts({"memories": shown, "missing": missing, "unreadable": [each.name for each in unreadable]})
+    for memory in shown:
+        output.whole(json_text(memory))
+    for each in unreadable:
+        output.note(f"{each.name}: {each.unreadable}")
+    return 1 if missing or unreadable else 0

@@ -1,6 +1,7 @@
 """What every verb shares: where it prints, how it opens memories, and how sizes and ages read."""
 
 import json
+import re
 import sys
 from argparse import Namespace
 from collections.abc import Iterator, Mapping
@@ -18,6 +19,27 @@ PLAIN_WIDTH: Final = 110
 """Columns where there is no terminal to ask."""
 PROBLEM: Final = 1
 AWAY: Final = 3
+_UNSEEN: Final = re.compile(
+    "[\x00-\x1f\x7f-\x9f\xad\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f"
+    "\ud800-\udfff\ufeff\ufff9-\ufffb\U000e0000-\U000e007f]"
+)
+"""What a terminal obeys in place of showing it, what turns the direction of reading, and what is no text."""
+
+
+def visible(text: str) -> str:
+    """Stored text for a terminal: what would not be seen is spelled, as a shell takes it between $' and '."""
+    return _UNSEEN.sub(_spelled, text)
+
+
+def _spelled(found: re.Match[str]) -> str:
+    code = ord(found[0])
+    return f"\\x{code:02x}" if code < 0x80 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
+
+
+def json_text(value: Any, indent: int | None = 2) -> str:
+    """JSON that may be printed on a terminal: the same value, with what would not be seen in it escaped."""
+    text = json.dumps(value, indent=indent, ensure_ascii=False)
+    return "\n".join(_UNSEEN.sub(lambda found: json.dumps(found[0])[1:-1], line) for line in text.split("\n"))
 
 
 class _Screen(Console):
@@ -37,20 +59,29 @@ class Output:
         self.aside: Console = _console(sys.stderr)
 
     def say(self, *parts: RenderableType) -> None:
-        """Print for people; nothing with --json. Text is taken as it is, without markup."""
+        """Print for people; nothing with --json. Text is taken as it is, without markup, and made visible."""
         if not self.json:
-            self.screen.print(*(Text(part) if isinstance(part, str) else part for part in parts))
+            self.screen.print(*(_text(part) if isinstance(part, str) else part for part in parts))
+
+    def whole(self, text: str) -> None:
+        """Print text for people line by line, however wide they are: what is broken could not be copied."""
+        if not self.json:
+            self.screen.print(_text(text), soft_wrap=True)
 
     def note(self, text: str) -> None:
         """A remark on stderr, for people."""
         if not self.json:
-            self.aside.print(Text(text))
+            self.aside.print(_text(text))
 
     def facts(self, facts: Mapping[str, Any], *, one_line: bool = False) -> None:
         """Print for programs; nothing without --json."""
         if self.json:
-            sys.stdout.write(json.dumps(facts, indent=None if one_line else 2, ensure_ascii=False) + "\n")
+            sys.stdout.write(json_text(facts, None if one_line else 2) + "\n")
             sys.stdout.flush()
+
+
+def _text(text: str) -> Text:
+    return Text("\n".join(map(visible, text.split("\n"))))
 
 
 def _console(stream: Any) -> Console:

@@ -4,8 +4,8 @@ from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Coroutine
 from typing import Any, Final
 
-from remanence.commands.agents import add_filters, filters, gist, kinds_of, looking, name_of, spelled
-from remanence.commands.journal import at_least_one, grid
+from remanence.commands.agents import add_filters, filters, gist, kinds_of, listing, looking, name_of, spelled
+from remanence.commands.journal import at_least_one
 from remanence.commands.output import Output, options_of
 from remanence.faces.agents.agents import Agents
 from remanence.faces.agents.types import TYPES, Found
@@ -44,12 +44,12 @@ def run(call: Namespace, output: Output) -> int:
     if not everything:
         output.say("nothing was found")
         return 1
-    table = grid("memory", "score", "what", *(["why"] if call.explain else []))
-    for each in everything:
-        table.add_row(
-            name_of(each.memory), f"{each.score:.2f}", gist(each.memory), *([_why(each)] if call.explain else [])
-        )
-    output.say(table)
+    why = ("why",) if call.explain else ()
+    rows = [
+        (name_of(each.memory), f"{each.score:.2f}", *([_why(each)] if why else []), gist(each.memory))
+        for each in everything
+    ]
+    listing(output, ("memory", "score", *why, "what"), rows)
     return 0
 
 

@@ -107,7 +107,7 @@ class Agents(Upkeep):
 
     def watch(self, *kinds: MemoryType, since: str | None = None, timeout: float | None = None) -> Watcher:
         """The memories that change from now on, of these types or all: `name` is type:memory_id. See `Memory.watch`."""
-        if not set(kinds) <= set(TYPES):
+        if not all(isinstance(each, str) and each in TYPES for each in kinds):
             raise InvalidArgument(f"a type of memory is one of {', '.join(TYPES)}")
         wanted = Wanted((), tuple(PREFIXES[kind] for kind in kinds or TYPES))
         return self._watch(wanted, lambda key: key.removeprefix("memory:"), since, timeout)

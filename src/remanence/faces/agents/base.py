@@ -365,6 +365,8 @@ def filtered(kinds: tuple[str, ...], wanted: Any) -> Filter:
     for name, text in (("agent_id", agent), ("session_id", session)):
         if text is not None and not isinstance(text, str):
             raise InvalidArgument(f"{name} must be text")
+    if not isinstance(wanted.get("success"), bool | None):
+        raise InvalidArgument("success must be True, False or None")
     if not isinstance(wanted.get("favour", NOTHING), Favour):
         raise InvalidArgument("favour must be a Favour")
     return Filter(

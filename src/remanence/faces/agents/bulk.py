@@ -31,21 +31,25 @@ class Bulk(Recall):
         with a `memory_id` is stored under it: loaded again, it replaces itself. `progress` is called with how many
         are stored. Raises as those verbs, naming the memory at fault; the hundreds before it are stored then.
         """
+        if not isinstance(memories, Iterable):
+            raise InvalidArgument("memories must be a list of mappings, or something else to go through")
         await self.initialize()
         given, done = iter(memories), 0
         while some := list(islice(given, TOGETHER)):
-            await self._stored([self._loaded(each, f"memories[{done + at}]") for at, each in enumerate(some)])
+            await self._stored([self.loadable(each, f"memories[{done + at}]") for at, each in enumerate(some)])
             done += len(some)
             if progress is not None:
                 progress(done)
         return done
 
-    def _loaded(self, given: Mapping[str, Any], place: str) -> tuple[AgentMemory, int]:
-        """The memory that a mapping means, and for how many milliseconds it lives."""
-        if not isinstance(given, Mapping) or given.get("type") not in records.CLASSES:
+    def loadable(self, given: Mapping[str, Any], place: str) -> tuple[AgentMemory, Put | Patch]:
+        """The memory that a mapping means, and the write that stores it. Raises as `load`, naming `place`."""
+        name = given.get("type") if isinstance(given, Mapping) else None
+        if not isinstance(name, str) or name not in records.CLASSES:
             raise InvalidArgument(f"{place} must have a type: one of {', '.join(records.CLASSES)}")
         try:
-            return self._made(given["type"], dict(given))
+            memory, ttl = self._made(name, dict(given))
+            return memory, self._write_of(memory, ttl)
         except UsageError as error:
             raise type(error)(f"{place}: {error}") from None
 
@@ -68,19 +72,16 @@ class Bulk(Recall):
             raise InvalidArgument("created_at must be a time with its zone")
         return memory, ttl
 
-    async def _stored(self, made: list[tuple[AgentMemory, int]]) -> None:
-        writes = [self._write_of(memory, ttl) for memory, ttl in made]
+    async def _stored(self, made: list[tuple[AgentMemory, Put | Patch]]) -> None:
+        writes = [write for _, write in made]
         catalogue = self._librarian().catalogue
         with catalogue.own.writing(write.key for write in writes):
-            receipts = await self._write(*writes)
-            await catalogue.take(self._entries(made, writes, receipts))
+            await catalogue.take(self._entries(made, await self._write(*writes)))
 
-    def _entries(
-        self, made: list[tuple[AgentMemory, int]], writes: list[Put | Patch], receipts: Sequence[Receipt]
-    ) -> list[Entry]:
+    def _entries(self, made: list[tuple[AgentMemory, Put | Patch]], receipts: Sequence[Receipt]) -> list[Entry]:
         """What the index shall know of these; the log will tell of them."""
         entries: list[Entry] = []
-        for (memory, _), write, receipt in zip(made, writes, receipts, strict=True):
+        for (memory, write), receipt in zip(made, receipts, strict=True):
             if isinstance(write, Put):
                 told = Told("add", write.key.split(":", 2)[1], memory.memory_id, self.agent_id)
                 self._librarian().catalogue.own.expect(receipt.op_id, told)

@@ -108,8 +108,15 @@ def _told(error: Exception) -> str:
 
 def plain(memory: AgentMemory) -> dict[str, Any]:
     """The document of a memory, as JSON has it."""
-    found: dict[str, Any] = msgspec.to_builtins(memory)
+    found: dict[str, Any] = msgspec.to_builtins(memory, enc_hook=_text)
     return found
+
+
+def _text(value: object) -> str:
+    """A text of a class of the caller's own, such as a member of an enumeration, as text."""
+    if isinstance(value, str):
+        return str.__str__(value)
+    raise NotImplementedError
 
 
 def packed(memory: AgentMemory, settings: Settings) -> bytes:
@@ -142,7 +149,10 @@ def stored(body: bytes, key: str) -> AgentMemory:
 def step_item(step: WorkingMemoryStep, settings: Settings) -> bytes:
     """A step as an item of its list. Raises `InvalidValue` and `ValueTooLarge`."""
     return codec.encode(
-        msgspec.to_builtins(step), limit=settings.value_bytes, depth=settings.depth + 1, path="WorkingMemoryStep"
+        msgspec.to_builtins(step, enc_hook=_text),
+        limit=settings.value_bytes,
+        depth=settings.depth + 1,
+        path="WorkingMemoryStep",
     )
 
 

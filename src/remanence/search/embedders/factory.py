@@ -25,7 +25,7 @@ def embedder_from(
         return spec if _is_embedder(spec) else _function(spec, options)
     kind, _, model = spec.partition(":")
     if bool(model.strip()) != (kind in _MODELLED) or kind not in (*_MODELLED, *_PLAIN):
-        raise InvalidArgument(f"there is no embedder named {spec!r}: {KNOWN}")
+        raise InvalidArgument(f"there is no embedder named {spec!r:.60}: {KNOWN}")
     if kind in _MODELLED:
         try:
             return _MODELLED[kind](model, options)

