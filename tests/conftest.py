@@ -140,3 +140,13 @@ def answered(spoken: Callable[..., tuple[int, str, str]]) -> Callable[..., tuple
         return code, json.loads(out) if "--json" in words and out else out, err
 
     return call
+
+
+@pytest.fixture
+def deployment(server: Server, namespace: str) -> Iterator[Any]:
+    """A `Deployment` on the shared server: its engine, and how the command line names it."""
+    from remanence.testing.deployment import Deployment
+
+    found = Deployment(server.url, namespace, server)
+    yield found
+    found.engine.close(0)

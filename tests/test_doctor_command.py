@@ -10,8 +10,12 @@ import pytest
 from remanence.commands import server_checks
 from remanence.commands.checks import judge_filesystem, judge_space, judge_sqlite
 from remanence.commands.journals import folder_of, survey
+from remanence.model import Put
+from remanence.runtime.blocking import run
 from remanence.sync.state import Memory
 from remanence.testing.command_line import Command
+from remanence.testing.deployment import Deployment
+from remanence.testing.oracle import QUICK
 from remanence.testing.servers import Server
 from remanence.wire.sqlite import Database
 
@@ -182,3 +186,18 @@ def test_a_folder_that_cannot_be_used(spoken: Command, tmp_path: Path):
     if os.geteuid():  # nothing is closed to root
         assert code == 1
         assert checks(out)["folder"]["state"] == "fail"
+
+
+def test_the_doctor_names_the_commands(deployment: Deployment, answered: Command):
+    deployment.dead_append()
+    _, told, _ = answered(*deployment.words, "doctor", "--json")
+    (check,) = [each for each in told["checks"] if each["name"] == "journal"]
+    assert check["state"] == "warn" and "1 dead letter(s)" in check["found"]
+    assert "remanence journal dead" in check["advice"]
+    assert answered(*deployment.words, "journal", "discard", "--all", "--yes")[0] == 0
+    with Memory(url=deployment.settings.url, namespace=deployment.namespace, **QUICK) as memory:
+        receipts = run(memory.engine.gateway.write([Put("memory:x", b'{"value":1}', base="other")], ack="store"))
+        assert receipts[0].reason == "conflict"
+        _, told, _ = answered(*deployment.words, "doctor", "--json")
+    advice = [each["advice"] for each in told["checks"] if each["name"] == "journal"]
+    assert any("remanence conflicts" in each for each in advice)
