@@ -12,7 +12,8 @@ import pytest
 
 pytest.register_assert_rewrite("remanence.testing")  # the contract's failures show their values
 
-from remanence.testing.servers import (  # noqa: E402 - after the rewriting it must obey
+from remanence.testing.clusters import Cluster  # noqa: E402 - after the rewriting it must obey
+from remanence.testing.servers import (  # noqa: E402 - as above
     Certificates,
     Server,
     available_servers,
@@ -90,6 +91,13 @@ def any_server() -> Iterator[Server]:
     """A server of some kind, for what takes long and depends little on which."""
     with Server() as server:
         yield server
+
+
+@pytest.fixture(scope="module")
+def cluster(server_kind: str) -> Iterator[Cluster]:
+    """Three primaries with a replica each, for all tests of a file: write under `namespace`, leave it whole."""
+    with Cluster(server_kind) as made:
+        yield made
 
 
 @pytest.fixture
