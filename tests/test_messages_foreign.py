@@ -6,9 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from remanence.errors import (
-    WrongKind,
-)
+from remanence.errors import WrongKind
 from remanence.events import Event, RecordSkipped
 from remanence.faces.history import PAGE
 from remanence.sync.messages import MemoryClient

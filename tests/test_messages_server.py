@@ -10,12 +10,7 @@ import pytest
 import redis
 
 from remanence.aio.messages import AsyncMemoryClient, AsyncMemoryClientSelector
-from remanence.errors import (
-    InvalidArgument,
-    InvalidSetting,
-    InvalidTTL,
-    Unavailable,
-)
+from remanence.errors import InvalidArgument, InvalidSetting, InvalidTTL, Unavailable
 from remanence.faces.history import PAGE
 from remanence.faces.messages import AsyncBaseMemory, BaseMemory
 from remanence.sync.messages import MemoryClient, MemoryClientSelector

@@ -7,9 +7,7 @@ from typing import Any
 
 import pytest
 
-from remanence import (
-    Memory,
-)
+from remanence import Memory
 from remanence.errors import InvalidArgument, InvalidSetting, Misconfigured
 from remanence.model import Append, Put
 from remanence.protocols import Fetch, Status, Tail

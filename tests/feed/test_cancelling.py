@@ -8,15 +8,7 @@ from remanence.feed.feed import COUNT
 from remanence.feed.subscription import Subscription
 from remanence.model import Changes, Cursor
 from remanence.runtime.blocking import BlockingRuntime, run
-from remanence.testing.feed_scenes import (
-    ALL,
-    LONG,
-    SHORT,
-    World,
-    in_a_loop,
-    in_threads,
-    notice,
-)
+from remanence.testing.feed_scenes import ALL, LONG, SHORT, World, in_a_loop, in_threads, notice
 from remanence.testing.store_case import put
 
 
