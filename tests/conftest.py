@@ -14,6 +14,7 @@ pytest.register_assert_rewrite("remanence.testing")  # the contract's failures s
 
 from remanence.engine import BlockingEngine  # noqa: E402 - after the rewriting it must obey
 from remanence.settings import Settings  # noqa: E402 - as above
+from remanence.testing.clusters import Cluster  # noqa: E402 - as above
 from remanence.testing.servers import (  # noqa: E402 - as above
     Certificates,
     Server,
@@ -106,6 +107,13 @@ def hands(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[GatewayHan
     engine.close()
 
 
+@pytest.fixture(scope="module")
+def cluster(server_kind: str) -> Iterator[Cluster]:
+    """Three primaries with a replica each, for all tests of a file: write under `namespace`, leave it whole."""
+    with Cluster(server_kind) as made:
+        yield made
+
+
 @pytest.fixture
 def campaign(request: pytest.FixtureRequest, record_property: Callable[[str, object], None]) -> Callable[..., None]:
     """Note a long test's result for the table at the end: what was injected, and counts, of which the last three
@@ -154,3 +162,13 @@ def answered(spoken: Callable[..., tuple[int, str, str]]) -> Callable[..., tuple
         return code, json.loads(out) if "--json" in words and out else out, err
 
     return call
+
+
+@pytest.fixture
+def deployment(server: Server, namespace: str) -> Iterator[Any]:
+    """A `Deployment` on the shared server: its engine, and how the command line names it."""
+    from remanence.testing.deployment import Deployment
+
+    found = Deployment(server.url, namespace, server)
+    yield found
+    found.engine.close(0)

@@ -4,8 +4,7 @@ import asyncio
 import inspect
 import math
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import timedelta
 from enum import Enum
 from types import SimpleNamespace
@@ -23,38 +22,12 @@ from remanence.errors import (
     Missing,
     ValueTooLarge,
 )
-from remanence.faces.conversation_types import (
-    ConversationMemoryType,
-    IMemoryInput,
-    IMemoryManager,
-    IWorkingMemory,
-)
+from remanence.faces.conversation_types import ConversationMemoryType, IMemoryInput, IMemoryManager, IWorkingMemory
 from remanence.faces.conversations import Conversations
-from remanence.sync.conversations import (
-    InMemoryManager,
-    RedisWorkingMemoryManager,
-)
+from remanence.sync.conversations import InMemoryManager, RedisWorkingMemoryManager
+from remanence.testing.conversing import WORKING, about, words
+from remanence.testing.oracle import eventually
 from remanence.testing.servers import Server, available_servers
-
-WORKING = ConversationMemoryType.WORKING_MEMORY
-
-
-def about(conversation: str = "conv_123", *words: str, **fields: Any) -> IMemoryInput:
-    """The input for a conversation's working memory, with an item for each of `words`."""
-    data = [IWorkingMemory(word) for word in words] or None
-    return IMemoryInput(**{"conversation_id": conversation, "memory_type": WORKING, "data": data, **fields})
-
-
-def words(memories: list[IWorkingMemory]) -> list[str]:
-    return [memory.working_memory for memory in memories]
-
-
-def eventually(check: Callable[[], bool], seconds: float = 10.0) -> None:
-    """Wait until `check` holds."""
-    limit = time.monotonic() + seconds
-    while not check():
-        assert time.monotonic() < limit, "it did not come about in time"
-        time.sleep(0.02)
 
 
 @pytest.fixture(params=[*available_servers(), "sqlite", "memory"])
@@ -470,7 +443,7 @@ def test_memories_in_the_process_end_with_their_lifetime():
     manager = InMemoryManager(ttl=0.05)
     manager.store(about("c", "x"))
     assert manager.retrieve(about("c"))
-    eventually(lambda: not manager.retrieve(about("c")))
+    assert eventually(lambda: not manager.retrieve(about("c")))
 
 
 # --- asyncio --------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Conversation working memory on real servers: what is stored, outages, settings, clients of the user's."""
+"""Conversation working memory on real servers: what is stored, and outages."""
 
 import asyncio
 import json
@@ -8,61 +8,22 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import redis
-from redis.sentinel import Sentinel
 
 from remanence.aio.conversations import AsyncRedisWorkingMemoryManager
-from remanence.errors import (
-    AuthenticationFailed,
-    CorruptRecord,
-    InvalidKey,
-    InvalidSetting,
-    Misconfigured,
-    ServerFull,
-    Unavailable,
-    WrongKind,
-)
-from remanence.faces.conversation_types import (
-    ConversationMemoryType,
-    IMemoryInput,
-    IWorkingMemory,
-)
-from remanence.sync.conversations import (
-    ConversationManager,
-    InMemoryManager,
-    RedisWorkingMemoryManager,
-    create_memory_manager,
-)
+from remanence.errors import AuthenticationFailed, CorruptRecord, Misconfigured, ServerFull, Unavailable, WrongKind
+from remanence.faces.conversation_types import IWorkingMemory
+from remanence.sync.conversations import RedisWorkingMemoryManager
+from remanence.testing.conversing import about, words
 from remanence.testing.faults import FaultProxy
-from remanence.testing.servers import Certificates, Server, supports_tls
-from remanence.wire.clients import options_of_client
+from remanence.testing.oracle import eventually
+from remanence.testing.servers import Server
 from remanence.wire.keys import Keyspace
 
-WORKING = ConversationMemoryType.WORKING_MEMORY
 Make = Callable[..., RedisWorkingMemoryManager]
-
-
-def about(conversation: str = "conv_123", *words: str, **fields: Any) -> IMemoryInput:
-    """The input for a conversation's working memory, with an item for each of `words`."""
-    data = [IWorkingMemory(word) for word in words] or None
-    return IMemoryInput(**{"conversation_id": conversation, "memory_type": WORKING, "data": data, **fields})
-
-
-def words(memories: list[IWorkingMemory]) -> list[str]:
-    return [memory.working_memory for memory in memories]
-
-
-def eventually(check: Callable[[], bool], seconds: float = 10.0) -> None:
-    """Wait until `check` holds."""
-    limit = time.monotonic() + seconds
-    while not check():
-        assert time.monotonic() < limit, "it did not come about in time"
-        time.sleep(0.02)
 
 
 @pytest.fixture
@@ -269,6 +230,25 @@ def test_concurrent_updates_of_two_processes_lose_no_item(server: Server, make: 
     assert words(managers[0].retrieve(about("c"))) == ["20"] * 3
 
 
+def test_a_subclass_need_not_call_our_init(server: Server, raw: Raw):
+    class Pooled(RedisWorkingMemoryManager):
+        def __init__(self, redis_client: Any, **kwargs: Any) -> None:
+            self.prefix = f"memory{raw.namespace}"
+            self.ttl = kwargs.get("ttl", 60 * 60 * 12)
+            self.redis_client = redis_client
+
+    with server.client() as client:
+        with Pooled(client, ttl=600) as manager:
+            key = manager.store(about("c", "x"))
+            assert key == f"memory{raw.namespace}:WORKING_MEMORY:c"
+            assert raw.client.ttl(key) in (599, 600)
+            assert words(manager.retrieve(about("c"))) == ["x"]
+            assert manager.engine is manager.engine
+            assert repr(manager) == f"Pooled(127.0.0.1:{server.port}/0)"
+            assert manager.cleanup("*") == 1
+        assert client.ping()
+
+
 # --- the four troubles, and outages ---------------------------------------------------------------
 
 
@@ -302,7 +282,7 @@ def test_refused_writes_wait_and_arrive(fresh_server: Callable[..., Server], mak
     rejected: list[str] = []
     manager.engine.observe(lambda event: rejected.append(type(event).__name__))
     server.start()
-    eventually(lambda: manager.engine.status().pending == 0)
+    assert eventually(lambda: manager.engine.status().pending == 0)
     assert words(make(server.url, connect_timeout=0.9).retrieve(about("later"))) == ["x"]
     assert "WriteRejected" in rejected, "the update of a memory that was not there is reported"
 
@@ -325,7 +305,7 @@ def test_a_wrong_password_is_told_and_what_was_written_arrives(fresh_server: Cal
     manager.store(about("c", "patience"))
     with server.client() as client:
         client.config_set("requirepass", "wrong-secret")
-    eventually(lambda: manager.engine.status().pending == 0)
+    assert eventually(lambda: manager.engine.status().pending == 0)
     assert words(manager.retrieve(about("c"))) == ["patience"]
 
 
@@ -341,7 +321,7 @@ def test_a_wrong_database_is_told_and_what_was_written_arrives(fresh_server: Cal
     manager.store(about("c", "patience"))
     server._extra += ["--databases", "100"]
     server.restart()
-    eventually(lambda: manager.engine.status().pending == 0)
+    assert eventually(lambda: manager.engine.status().pending == 0)
     assert words(manager.retrieve(about("c"))) == ["patience"]
 
 
@@ -360,7 +340,7 @@ def test_a_full_server_is_told_and_what_was_written_arrives(fresh_server: Callab
         assert words(manager.retrieve(about("c"))) == ["patience"]
         assert manager.statistics()["total_keys"] > 0, "most wanted when memory is short"
         client.config_set("maxmemory", "0")
-    eventually(lambda: manager.engine.status().pending == 0)
+    assert eventually(lambda: manager.engine.status().pending == 0)
     assert words(make(server.url, connect_timeout=0.9).retrieve(about("c"))) == ["patience"]
 
 
@@ -372,7 +352,7 @@ def test_a_restarted_application_finds_what_it_journalled(fresh_server: Callable
     server.start()
     again = make(server.url, close_timeout=0.0, connect_timeout=0.9)
     again.store(about("other", "x"))
-    eventually(lambda: words(again.retrieve(about("c"))) == ["patience"])
+    assert eventually(lambda: words(again.retrieve(about("c"))) == ["patience"])
 
 
 def test_a_hung_server_holds_a_call_no_longer_than_the_deadline(server: Server, make: Make):
@@ -385,180 +365,7 @@ def test_a_hung_server_holds_a_call_no_longer_than_the_deadline(server: Server, 
         assert time.monotonic() - started < 1.0
         assert words(manager.retrieve(about("c"))) == ["after"]
         proxy.heal()
-        eventually(lambda: manager.engine.status().pending == 0)
-
-
-# --- settings -------------------------------------------------------------------------------------
-
-
-def place_of(manager: ConversationManager) -> str:
-    return manager.engine.place
-
-
-def test_the_class_names_the_server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
-    assert place_of(RedisWorkingMemoryManager()) == "localhost:6379/1"
-    monkeypatch.setenv("REDIS_HOST", "example.invalid")
-    monkeypatch.setenv("REDIS_DB", "3")
-    assert place_of(RedisWorkingMemoryManager()) == "example.invalid:6379/3"
-    monkeypatch.setenv("REDIS_URL", "redis://:hidden@other.invalid:7000/2")
-    assert place_of(RedisWorkingMemoryManager()) == "other.invalid:7000/2"
-    assert place_of(RedisWorkingMemoryManager(storage_url=os.getenv("NOT_SET"))) == "other.invalid:7000/2"
-    assert place_of(RedisWorkingMemoryManager("redis://third.invalid/5")) == "third.invalid:6379/5"
-    assert place_of(RedisWorkingMemoryManager(url="redis://fourth.invalid")) == "fourth.invalid:6379/0"
-    monkeypatch.setenv("MEMORY_BACKEND", "sqlite")
-    assert place_of(RedisWorkingMemoryManager()) == "other.invalid:7000/2"
-    assert place_of(RedisWorkingMemoryManager(backend="sqlite")).startswith(str(tmp_path))
-    assert place_of(RedisWorkingMemoryManager(backend="memory")) == "memory"
-    assert repr(RedisWorkingMemoryManager()) == "RedisWorkingMemoryManager(other.invalid:7000/2)"
-    assert repr(AsyncRedisWorkingMemoryManager()) == "AsyncRedisWorkingMemoryManager(other.invalid:7000/2)"
-
-
-@pytest.mark.parametrize(
-    "options",
-    [
-        {"storage_url": "http://localhost"},
-        {"storage_url": "redis://a.invalid", "url": "redis://b.invalid"},
-        {"storage_url": "redis://a.invalid", "redis_client": redis.Redis()},
-        {"url": "redis://a.invalid", "redis_client": redis.Redis()},
-        {"storage_url": 5},
-        {"unknown": 1},
-        {"backend": "postgres"},
-    ],
-)
-def test_bad_settings_are_refused(options: dict[str, Any]):
-    for kind in (RedisWorkingMemoryManager, AsyncRedisWorkingMemoryManager):
-        with pytest.raises(InvalidSetting):
-            kind(**options)
-
-
-@pytest.mark.parametrize("prefix", ["", 5, "\ud800"])
-def test_a_bad_prefix_is_refused(prefix: Any):
-    with pytest.raises(InvalidKey, match="prefix"):
-        InMemoryManager(prefix=prefix)
-
-
-def test_the_prefix_is_the_first_part_of_keys():
-    manager = InMemoryManager(prefix="notes")
-    assert manager.store(about("c", "x")) == "notes:WORKING_MEMORY:c"
-    manager.prefix = "more"
-    assert manager.retrieve(about("c")) == []
-
-
-def test_the_factory_goes_by_the_environment(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.delenv("ENVIRONMENT", raising=False)
-    made = create_memory_manager()
-    assert (type(made), made.ttl) == (InMemoryManager, 3600)
-    monkeypatch.setenv("REDIS_URL", "redis://example.invalid:7000/2")
-    monkeypatch.setenv("ENVIRONMENT", "production")
-    made = create_memory_manager()
-    assert (type(made), made.ttl) == (RedisWorkingMemoryManager, 86400)
-    assert place_of(made) == "example.invalid:7000/2"
-    assert type(create_memory_manager("development")) is InMemoryManager, "the argument wins"
-    assert type(create_memory_manager(environment=" Production ")) is RedisWorkingMemoryManager
-    for word in ("prodution", "", "postgres", 5):
-        with pytest.raises(InvalidSetting, match=r"production.*development"):
-            create_memory_manager(word)  # type: ignore[arg-type]
-
-
-# --- clients of the user's ------------------------------------------------------------------------
-
-
-def test_a_users_client_names_the_server(fresh_server: Callable[..., Server], namespace: str):
-    server = fresh_server(password="p@ss:wörd/%", unix_socket=True)
-    given = {"password": server.password, "db": 2}
-    clients = [
-        server.client(db=2),
-        redis.Redis(connection_pool=redis.BlockingConnectionPool(host="127.0.0.1", port=server.port, **given)),
-        redis.Redis(unix_socket_path=server.socket_path, **given),
-        redis.asyncio.Redis(host="127.0.0.1", port=server.port, **given),
-    ]
-    for number, client in enumerate(clients):
-        with RedisWorkingMemoryManager(redis_client=client, namespace=namespace) as manager:
-            assert manager.redis_client is client
-            manager.store(about(f"c{number}", "x"))
-            assert server.password not in f"{manager!r}{manager.engine.settings!r}"
-    with server.client(db=2) as plain:
-        found = list(plain.scan_iter(match=f"{Keyspace(namespace).prefix}memory:WORKING_MEMORY:*"))
-        assert len(found) == len(clients)
-    assert clients[0].ping(), "the user's client was not closed"
-    for client in clients[:3]:
-        client.close()
-
-
-def test_a_users_client_with_certificates(
-    fresh_server: Callable[..., Server], server_kind: str, certificates: Certificates, namespace: str
-):
-    if not supports_tls(server_kind):
-        pytest.skip(f"this {server_kind} was built without TLS")
-    server = fresh_server(tls=certificates, extra_args=["--tls-auth-clients", "yes"])
-    with (
-        server.client() as client,
-        RedisWorkingMemoryManager(redis_client=client, namespace=namespace) as manager,
-    ):
-        manager.store(about("c", "x"))
-        assert manager.engine.status().pending == 0
-        assert manager.engine.settings.url.startswith("rediss://")
-
-
-def test_a_url_of_a_client_is_whole():
-    of = options_of_client
-    assert of(redis.Redis.from_url("redis://u:p%40@h:1/2")) == {"url": "redis://u:p%40@h:1/2"}
-    assert of(redis.Redis(host="h", password=b"p")) == {"url": "redis://:p@h:6379/0"}
-    assert of(redis.Redis.from_url("redis://[::1]:7/0")) == {"url": "redis://[::1]:7/0"}
-    assert of(redis.Redis.from_url("unix://u:p@/a/b%20c?db=3")) == {"url": "unix://u:p@/a/b%20c?db=3"}
-    assert of(redis.Redis.from_url("rediss://h:1/2")) == {"url": "rediss://h:1/2"}
-    secure = redis.Redis(host="h", ssl=True, ssl_ca_certs="ca", ssl_certfile="c", ssl_keyfile="k")
-    assert of(secure) == {"url": "rediss://h:6379/0", "tls_ca": "ca", "tls_cert": "c", "tls_key": "k"}
-
-
-@pytest.mark.parametrize(
-    "client",
-    [
-        Sentinel([("127.0.0.1", 1)]).master_for("primary"),
-        redis.Redis(credential_provider=redis.UsernamePasswordCredentialProvider("u", "hidden")),
-        redis.Redis(ssl=True, ssl_password="hidden"),
-        SimpleNamespace(),
-        SimpleNamespace(connection_pool=SimpleNamespace(connection_kwargs=object())),
-        "redis://localhost",
-    ],
-)
-def test_a_client_that_cannot_be_taken_over_is_refused(client: Any):
-    with pytest.raises(InvalidSetting, match="storage_url") as caught:
-        RedisWorkingMemoryManager(redis_client=client)
-    assert "hidden" not in str(caught.value)
-
-
-def test_a_subclass_need_not_call_our_init(server: Server, raw: Raw):
-    class Pooled(RedisWorkingMemoryManager):
-        def __init__(self, redis_client: Any, **kwargs: Any) -> None:
-            self.prefix = f"memory{raw.namespace}"
-            self.ttl = kwargs.get("ttl", 60 * 60 * 12)
-            self.redis_client = redis_client
-
-    with server.client() as client:
-        with Pooled(client, ttl=600) as manager:
-            key = manager.store(about("c", "x"))
-            assert key == f"memory{raw.namespace}:WORKING_MEMORY:c"
-            assert raw.client.ttl(key) in (599, 600)
-            assert words(manager.retrieve(about("c"))) == ["x"]
-            assert manager.engine is manager.engine
-            assert repr(manager) == f"Pooled(127.0.0.1:{server.port}/0)"
-            assert manager.cleanup("*") == 1
-        assert client.ping()
-
-
-def test_a_subclass_that_sets_nothing_has_the_defaults(monkeypatch: pytest.MonkeyPatch):
-    class Bare(RedisWorkingMemoryManager):
-        def __init__(self) -> None:
-            pass
-
-    monkeypatch.setenv("REDIS_URL", "redis://example.invalid:7000/2")
-    manager = Bare()
-    assert (manager.ttl, manager.prefix, manager.redis_client) == (43200, "memory", None)
-    assert place_of(manager) == "example.invalid:7000/2"
-
-
-# --- asyncio --------------------------------------------------------------------------------------
+        assert eventually(lambda: manager.engine.status().pending == 0)
 
 
 def test_async_writes_wait_for_a_server_that_is_away(fresh_server: Callable[..., Server], namespace: str):

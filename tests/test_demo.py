@@ -16,6 +16,7 @@ from rich.console import Console
 from remanence.cli import main
 from remanence.commands import demo
 from remanence.commands.demo_acts import ACKNOWLEDGED, Child, DemoFailed, Tally, private_place, tally
+from remanence.testing.command_line import hear_ctrl_c
 from remanence.testing.servers import available_servers
 
 ENVIRONMENT = {"REDIS_URL": "redis://127.0.0.1:1/0", "REMANENCE_DURABILITY": "volatile", "KEY_PREFIX": "x:"}
@@ -29,11 +30,6 @@ def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     return tmp_path
-
-
-def hear_ctrl_c() -> None:
-    """What a terminal's shell does; tests that run in the background ignore SIGINT, and hand that on."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def demo_processes(folder: Path) -> list[str]:

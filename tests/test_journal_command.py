@@ -1,88 +1,31 @@
 """`remanence journal`: dead letters and what waits, looked at and edited beside the processes that own them."""
 
-import json
 import os
 import pty
 import signal
 import sqlite3
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable
 from contextlib import closing
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from remanence import events
 from remanence.cli import guarded
-from remanence.commands.journals import folder_of, survey
-from remanence.commands.letters import alone, line_of
+from remanence.commands.journals import folder_of
+from remanence.commands.letters import alone
 from remanence.engine import BlockingEngine
-from remanence.model import Append, Delete, Edit, Patch, Put, Receipt, Touch, Write
+from remanence.model import Append, Delete, Put
 from remanence.runtime.blocking import run
-from remanence.settings import Settings
 from remanence.stores.outcomes import UNSURE
-from remanence.stores.rows import Outcome, encode, kind_of
-from remanence.sync.state import Memory
+from remanence.testing.command_line import Command, started
+from remanence.testing.deployment import SECRET, Deployment
 from remanence.testing.faults import FaultProxy
-from remanence.testing.oracle import QUICK, Child, Heard, eventually
+from remanence.testing.oracle import Child, Heard, eventually
 from remanence.testing.servers import Server
-from remanence.wire import codec
-from remanence.wire.keys import Keyspace
-
-Command = Callable[..., tuple[int, Any, str]]
-SECRET = b"what nobody may see"
-
-
-class Deployment:
-    """One namespace on one server, an engine on it, and how the command line names it."""
-
-    def __init__(self, url: str, namespace: str, server: Server) -> None:
-        self.settings = Settings.build(**{**QUICK, "url": url, "namespace": namespace})
-        self.words = ("--url", url, "--namespace", namespace)
-        self.server = server
-        self.namespace = namespace
-        self.engine = BlockingEngine(self.settings)
-
-    def write(self, *writes: Write, ack: Any = None) -> list[Receipt]:
-        return run(self.engine.gateway.write(writes, ack=ack))
-
-    def name(self, key: str) -> str:
-        return Keyspace(self.namespace).data(key)
-
-    def block(self, key: str) -> None:
-        """Have a stranger's hash where a list or a document would be."""
-        with closing(self.server.client()) as client:
-            client.hset(self.name(key), "a", "b")
-
-    def unblock(self, key: str) -> None:
-        with closing(self.server.client()) as client:
-            client.delete(self.name(key))
-
-    def items(self, key: str) -> list[bytes]:
-        with closing(self.server.client()) as client:
-            found: Any = client.lrange(self.name(key), 0, -1)
-        return list(found)
-
-    def dead_append(self, key: str = "list", item: bytes = SECRET) -> str:
-        """The operation id of a dead letter: an append to what is no list."""
-        self.block(key)
-        (receipt,) = self.write(Append(key, (item,)), ack="store")
-        assert receipt.state == "rejected"
-        return receipt.op_id
-
-    def journals(self) -> list[Any]:
-        return survey(folder_of(self.settings))
-
-
-@pytest.fixture
-def deployment(server: Server, namespace: str) -> Any:
-    found = Deployment(server.url, namespace, server)
-    yield found
-    found.engine.close(0)
 
 
 @pytest.fixture
@@ -97,16 +40,6 @@ def proxied(server: Server, namespace: str) -> Any:
 def away(proxy: FaultProxy) -> None:
     proxy.refuse()
     proxy.reset_all()
-
-
-def started(*words: str, **options: Any) -> "subprocess.Popen[bytes]":
-    """The command in a process of its own, which hears Ctrl-C as under a terminal's shell."""
-
-    def hear_ctrl_c() -> None:
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
-
-    pipes: Any = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options}
-    return subprocess.Popen([sys.executable, "-m", "remanence", *words], preexec_fn=hear_ctrl_c, **pipes)
 
 
 # --- looking --------------------------------------------------------------------------------------
@@ -456,77 +389,3 @@ def test_the_owner_goes_on_undisturbed(server: Server, namespace: str):
     kinds = (events.JournalSetAside, events.BecameUnavailable, events.Rewound, events.Forked, events.WriteRejected)
     assert [heard.of(kind) for kind in kinds] == [[] for _ in kinds]
     deployment.engine.close()
-
-
-# --- export ---------------------------------------------------------------------------------------
-
-
-def test_an_export_holds_the_whole_writes_for_its_owner_alone(
-    deployment: Deployment, answered: Command, tmp_path: Path
-):
-    deployment.dead_append("list", b'{"content":"hi"}')
-    deployment.block("memory:x")
-    edit = Edit(("value",), "increment", b"[1]")
-    deployment.write(Patch("memory:x", (edit,), default=b'{"value":0}'), ack="store")
-    file = tmp_path / "dead.jsonl"
-    old = os.umask(0)
-    try:
-        code, told, _ = answered(*deployment.words, "journal", "export", str(file), "--json")
-    finally:
-        os.umask(old)
-    assert (code, told["records"]) == (0, 2)
-    assert file.stat().st_mode & 0o777 == 0o600
-    head, first, second, end = map(json.loads, file.read_bytes().splitlines())
-    assert head == {"remanence": "dead-letters", "version": 1}
-    assert end == {"remanence": "end", "records": 2}
-    assert first["write"] == {"kind": "append", "items": [{"content": "hi"}], "encoding": "json", "ttl": None}
-    assert (first["key"], second["key"]) == ("list", "memory:x")
-    assert second["write"]["edits"] == [{"path": ["value"], "verb": "increment", "args": [1], "encoding": "json"}]
-    assert second["write"]["ttl"] == "keep"
-    assert deployment.engine.status().dead_letters == 2, "looking takes nothing out"
-    code, _, err = answered(*deployment.words, "journal", "export", str(file))
-    assert code == 2 and "exists" in err
-
-
-@pytest.mark.parametrize(
-    ("write", "told"),
-    [
-        (Put("k", b'{"value":1.10}', 1500, "etag"), {"value": {"value": 1.1}, "ttl": 1.5, "base": "etag"}),
-        (Put("k", codec.pack({"a": ["é"]})), {"value": {"a": ["é"]}, "encoding": "packed", "ttl": None}),
-        (Put("k", b"\xff\xfe"), {"value": "//4=", "encoding": "base64"}),
-        (Put("k", b"two\nlines"), {"value": "two\nlines", "encoding": "text"}),
-        (Append("k", (b"1", b"\xff")), {"items": ["MQ==", "/w=="], "encoding": "base64"}),
-        (Delete("k"), {"kind": "delete", "base": None}),
-        (Touch("k", 60_000), {"kind": "touch", "ttl": 60.0}),
-        (None, {"kind": "unreadable", "value": "gAQ=", "encoding": "base64"}),
-    ],
-    ids=str,
-)
-def test_lines_of_an_export(write: Write | None, told: dict[str, Any]):
-    letter = Outcome("A" * 22, "k", "dead", "why", 1.5, "put")
-    line = json.loads(line_of(letter, "j", write, b"\x80\x04"))
-    written = line["write"]
-    assert {name: written[name] for name in told} == told
-    assert (line["op_id"], line["at"], line["reason"]) == ("A" * 22, 1.5, "why")
-
-
-def test_the_kind_of_a_write_is_told_by_its_first_bytes():
-    writes: list[Write] = [Put("k", b"x" * 100), Patch("k", ()), Delete("k"), Append("k", ()), Touch("k", 1)]
-    assert [kind_of(encode(write)[:16]) for write in writes] == ["put", "patch", "delete", "append", "touch"]
-    for junk in (b"", b"\x93", b"\x93\xa3", b"\x80\x04\x95", b"\x93\xa3xyz", b"\x93\xa3\xff\xff\xff"):
-        assert kind_of(junk) == "unreadable"
-
-
-def test_the_doctor_names_the_commands(deployment: Deployment, answered: Command):
-    deployment.dead_append()
-    _, told, _ = answered(*deployment.words, "doctor", "--json")
-    (check,) = [each for each in told["checks"] if each["name"] == "journal"]
-    assert check["state"] == "warn" and "1 dead letter(s)" in check["found"]
-    assert "remanence journal dead" in check["advice"]
-    assert answered(*deployment.words, "journal", "discard", "--all", "--yes")[0] == 0
-    with Memory(url=deployment.settings.url, namespace=deployment.namespace, **QUICK) as memory:
-        receipts = run(memory.engine.gateway.write([Put("memory:x", b'{"value":1}', base="other")], ack="store"))
-        assert receipts[0].reason == "conflict"
-        _, told, _ = answered(*deployment.words, "doctor", "--json")
-    advice = [each["advice"] for each in told["checks"] if each["name"] == "journal"]
-    assert any("remanence conflicts" in each for each in advice)

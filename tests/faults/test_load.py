@@ -1,4 +1,4 @@
-"""Much at once: a backlog, many callers on few connections."""
+"""Much at once: a backlog, many callers on few connections, many processes that come back."""
 
 import asyncio
 import gc
@@ -6,15 +6,17 @@ import json
 import threading
 import time
 from collections.abc import Callable
+from contextlib import ExitStack, closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from remanence import AsyncMemory, Memory
+from remanence import AsyncMemory, Memory, events
 from remanence.model import Append, Put
 from remanence.runtime.blocking import run
 from remanence.testing.faults import FaultProxy
-from remanence.testing.oracle import QUICK, Child, child, judge
+from remanence.testing.oracle import QUICK, Child, child, eventually, judge
 from remanence.testing.servers import Server
 from remanence.testing.simple import items_of
 
@@ -214,3 +216,34 @@ def test_t45_a_batch_larger_than_a_batch(server: Server, namespace: str):
         )
         assert {each.state for each in receipts} == {"applied"}
         assert len({each.op_id for each in receipts}) == 500
+
+
+@pytest.mark.soak
+def test_t49_a_hundred_come_back(fresh_server: Any, namespace: str):
+    """They do not come all at once, and the server is not busy for long."""
+    server = fresh_server(persistence="aof")
+    back: list[float] = []
+
+    def seen(event: Any) -> None:
+        if isinstance(event, events.BecameAvailable):
+            back.append(time.monotonic())
+
+    with ExitStack() as stack:
+        memories = [stack.enter_context(Memory(url=server.url, namespace=f"{namespace}-{i}")) for i in range(100)]
+        for memory in memories:
+            memory.set("x", 1)
+            memory.engine.observe(seen)
+        server.kill()
+        for memory in memories:
+            memory.set("x", 2)
+        time.sleep(5)
+        server.start()
+        began = time.monotonic()
+        assert eventually(lambda: len(back) == 100, 30)
+        with closing(server.client()) as client:
+            told: Any = client.info("cpu")
+        busy = told["used_cpu_user"] + told["used_cpu_sys"]
+        print(f"back between {min(back) - began:.2f} and {max(back) - began:.2f} s, {busy:.2f} s of CPU")
+        assert max(back) - min(back) >= 0.8
+        assert busy < 3.0
+        assert all(memory.get("x") == 2 for memory in memories)

@@ -12,6 +12,7 @@ import redis
 import redis.cluster
 
 from remanence.testing.servers import HOST, DidNotStart, PortClaim, Server
+from remanence.wire.address import Address
 from remanence.wire.keys import SLOTS
 
 FORM_TIMEOUT = 60.0
@@ -36,6 +37,11 @@ def told(server: Server, *words: Any) -> Any:
     client: Any = server.client(decode_responses=True)  # whose commands have no types
     with closing(client):
         return client.execute_command(*words)
+
+
+def address(url: str) -> Address:
+    """An address as settings read it, with a second for each attempt to connect."""
+    return Address(url, connect_timeout=1.0)
 
 
 class Cluster:

@@ -1,4 +1,4 @@
-"""The plainest things a test does: add to one list, look at it with a plain client, name no server."""
+"""The plainest things a test does: add to one list, look at it with a plain client, name no server, double a number."""
 
 from contextlib import closing
 from typing import Any
@@ -29,3 +29,8 @@ def nowhere() -> str:
     claim = PortClaim()
     claim.release()
     return f"redis://{HOST}:{claim.number}/0"
+
+
+def doubled(value: Any) -> Any:
+    """What an update makes of a value in many tests."""
+    return value * 2

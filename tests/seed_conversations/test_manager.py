@@ -1,37 +1,20 @@
-"""The documented uses of `RedisWorkingMemoryManager`, as their users wrote them, with our import lines.
-
-Each snippet runs in the names that the first one makes, as they build on each other. What else is changed:
-
-* the address `localhost:6379` is that of a server of the test's own;
-* the agents of `arshai` stand under `arshai.agents.hub`, take the memory by its keyword, and talk to a
-  language model that answers without a network;
-* the unit test that replaced the redis client by a mock runs against a real server instead, where one looks
-  whether the value is there; marks and fixtures of pytest become a call with arguments.
-"""
+"""The documented uses of `RedisWorkingMemoryManager` itself: storing, settings, errors, and looking after it."""
 
 import asyncio
 import inspect
 import os
-import sys
-import textwrap
 import time
-import warnings
-from collections.abc import Callable, Iterator
-from importlib.util import find_spec
-from types import ModuleType
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import redis
 
-from remanence import InMemoryManager, RedisWorkingMemoryManager
+from remanence import RedisWorkingMemoryManager
 from remanence.testing.servers import Server
 
-IMPORTS = """
-from remanence import RedisWorkingMemoryManager
-from remanence import IMemoryInput, IWorkingMemory
-from remanence import ConversationMemoryType
-"""
+Play = Callable[[str], dict[str, Any]]
+
 SIMPLE = """
 import os
 memory_manager = RedisWorkingMemoryManager(
@@ -53,41 +36,6 @@ memories = memory_manager.retrieve(retrieve_input)
 print(f"Retrieved: {memories[0].working_memory}")
 """
 
-Play = Callable[[str], dict[str, Any]]
-
-
-@pytest.fixture
-def own(fresh_server: Callable[..., Server], monkeypatch: pytest.MonkeyPatch) -> Server:
-    """A server of this test's own, which the environment names."""
-    server: Server = fresh_server()
-    monkeypatch.setenv("REDIS_URL", f"redis://127.0.0.1:{server.port}/1")
-    monkeypatch.delenv("ENVIRONMENT", raising=False)
-    return server
-
-
-@pytest.fixture
-def play(own: Server) -> Iterator[Play]:
-    """Runs a snippet after the others of the test, and gives the names there are then."""
-    names: dict[str, Any] = {}
-
-    def run(snippet: str) -> dict[str, Any]:
-        text = textwrap.dedent(snippet).replace("localhost:6379", f"127.0.0.1:{own.port}")
-        exec(compile(text, "snippet", "exec"), names)
-        return names
-
-    run(IMPORTS)
-    yield run
-    for each in names.values():
-        if isinstance(each, RedisWorkingMemoryManager):
-            each.close(0.1)
-
-
-@pytest.fixture
-def client(own: Server) -> Iterator["redis.Redis"]:
-    """Database 1, as redis-cli would see it."""
-    with own.client(db=1, decode_responses=True) as made:
-        yield made
-
 
 def test_simple_example(play: Play, client: "redis.Redis", capsys: pytest.CaptureFixture[str]):
     play(SIMPLE)
@@ -97,93 +45,6 @@ def test_simple_example(play: Play, client: "redis.Redis", capsys: pytest.Captur
     assert 43190 < client.ttl("memory:WORKING_MEMORY:conv_123") <= 43200
     stored = str(client.get("memory:WORKING_MEMORY:conv_123"))
     assert '"data":{"working_memory":"User\'s name is Alice"}' in stored
-
-
-AGENTS = """
-from agents import WorkingMemoryAgent, OpenAIClient, ILLMConfig, IAgentInput
-import asyncio
-"""
-
-
-@pytest.fixture
-def agents(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """A module `agents` with the real agent, as the snippets call it; the prompts its model gets."""
-    if find_spec("arshai") is None:
-        pytest.skip("arshai is not installed: it has no build for this Python")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        from arshai.agents.hub.working_memory import WorkingMemoryAgent as Agent
-        from arshai.core.interfaces.iagent import IAgentInput
-        from arshai.core.interfaces.illm import ILLMConfig
-    prompts: list[str] = []
-
-    class OpenAIClient:
-        def __init__(self, config: Any) -> None:
-            assert config.model
-
-        async def chat(self, asked: Any) -> dict[str, str]:
-            prompts.append(asked.user_message)
-            return {"llm_response": asked.user_message.partition("New Interaction:\n")[2].partition("\n")[0]}
-
-    class WorkingMemoryAgent(Agent):  # type: ignore[misc]
-        def __init__(self, llm_client: Any, memory_manager: Any) -> None:
-            super().__init__(llm_client, memory_manager=memory_manager)
-
-    module: Any = ModuleType("agents")
-    module.WorkingMemoryAgent, module.OpenAIClient = WorkingMemoryAgent, OpenAIClient
-    module.ILLMConfig, module.IAgentInput = ILLMConfig, IAgentInput
-    monkeypatch.setitem(sys.modules, "agents", module)
-    return prompts
-
-
-def test_with_agent(play: Play, agents: list[str], capsys: pytest.CaptureFixture[str]):
-    play(AGENTS)
-    play("""
-        async def main():
-            llm_client = OpenAIClient(ILLMConfig(model="gpt-3.5-turbo"))
-            memory_manager = RedisWorkingMemoryManager()
-            agent = WorkingMemoryAgent(
-                llm_client=llm_client,
-                memory_manager=memory_manager
-            )
-            response1 = await agent.process(IAgentInput(
-                message="My name is Bob and I like Python",
-                metadata={"conversation_id": "conv_123"}
-            ))
-            print(f"Agent: {response1}")
-            response2 = await agent.process(IAgentInput(
-                message="What's my name and what do I like?",
-                metadata={"conversation_id": "conv_123"}
-            ))
-            print(f"Agent: {response2}")
-        asyncio.run(main())
-        """)
-    assert capsys.readouterr().out.count("Agent: success") == 2
-    assert "My name is Bob and I like Python" in agents[1]
-
-
-def test_multi_process_deployment(play: Play, agents: list[str]):
-    play(AGENTS)
-    names = play("""
-        llm_client = OpenAIClient(ILLMConfig(model="gpt-3.5-turbo"))
-        async def process_1():
-            memory_manager = RedisWorkingMemoryManager()
-            agent = WorkingMemoryAgent(llm_client, memory_manager)
-            await agent.process(IAgentInput(
-                message="I'm Alice",
-                metadata={"conversation_id": "conv_123"}
-            ))
-        async def process_2():
-            memory_manager = RedisWorkingMemoryManager()
-            agent = WorkingMemoryAgent(llm_client, memory_manager)
-            response = await agent.process(IAgentInput(
-                message="What's my name?",
-                metadata={"conversation_id": "conv_123"}
-            ))
-        """)
-    asyncio.run(names["process_1"]())
-    asyncio.run(names["process_2"]())
-    assert "I'm Alice" in agents[1]
 
 
 def test_connection_options(play: Play, own: Server):
@@ -477,42 +338,6 @@ def test_integration_testing(play: Play, own: Server):
     asyncio.run(names["test_redis_persistence"]())
     with own.client(db=15) as client:
         assert client.keys("memory:*") == []
-
-
-@pytest.mark.parametrize(("environment", "ttl"), [("production", 86400), ("development", 3600), ("", 3600)])
-def test_migration_from_in_memory(
-    play: Play, agents: list[str], monkeypatch: pytest.MonkeyPatch, environment: str, ttl: int
-):
-    if environment:
-        monkeypatch.setenv("ENVIRONMENT", environment)
-    play(AGENTS)
-    names = play('''
-        import os
-        def create_memory_manager():
-            """Factory function for environment-specific memory manager."""
-            environment = os.getenv("ENVIRONMENT", "development")
-            if environment == "production":
-                from remanence import RedisWorkingMemoryManager
-                return RedisWorkingMemoryManager(
-                    storage_url=os.getenv("REDIS_URL"),
-                    ttl=86400
-                )
-            else:
-                from remanence import InMemoryManager
-                return InMemoryManager(ttl=3600)
-        llm_client = OpenAIClient(ILLMConfig(model="gpt-3.5-turbo"))
-        memory_manager = create_memory_manager()
-        agent = WorkingMemoryAgent(llm_client, memory_manager)
-        ''')
-    manager = names["memory_manager"]
-    assert type(manager) is (RedisWorkingMemoryManager if environment == "production" else InMemoryManager)
-    assert manager.ttl == ttl
-    play("from remanence import create_memory_manager as ours; made = ours()")
-    assert (type(names["made"]), names["made"].ttl) == (type(manager), ttl)
-    for message in ("I'm Alice", "What's my name?"):
-        given = names["IAgentInput"](message=message, metadata={"conversation_id": "conv_123"})
-        assert asyncio.run(names["agent"].process(given)) == "success"
-    assert "I'm Alice" in agents[1], "the same code works in both environments"
 
 
 def test_documented_addresses(own: Server, monkeypatch: pytest.MonkeyPatch):
