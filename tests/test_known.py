@@ -6,7 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from remanence import Memory
+from remanence.stores import keeper
 from remanence.stores.known import LEAST, TAIL_ITEMS, Document, Entry, Knowledge, Known, ListTail
+from remanence.testing.oracle import QUICK, eventually
+from remanence.testing.servers import Server
 from remanence.wire.sqlite import Database
 
 KEYS = ("a", "b", "c")
@@ -116,6 +120,16 @@ def test_nothing_is_kept_where_nothing_may_be():
     database.close()
 
 
+def test_of_more_than_is_kept_on_disk_the_last_are_saved(known: Known):
+    for n in range(250):
+        known.put(f"k{n}", Knowledge(n + 1, Document(b"1"), float(n)))
+    assert known.dirty(1 << 30) == [f"k{n}" for n in range(150, 250)]
+    known.save(known.dirty(1 << 30))
+    known.save([f"k{n}" for n in range(90)])
+    assert [known.trim(40), known.trim(40), known.trim(40)] == [True, True, False]
+    assert known.keys("k") == sorted(f"k{n}" for n in range(150, 250)), "the oldest went"
+
+
 def test_an_entry_that_cannot_be_read_is_not_known(known: Known):
     known.put("a", Knowledge(1, Document(b"{}", "e", 1), 1.0, None))
     known.put("b", Knowledge(2, Document(b"{}", "e", 1), 1.0, None))
@@ -124,3 +138,23 @@ def test_an_entry_that_cannot_be_read_is_not_known(known: Known):
     fresh = Known(known._database, records=100)
     assert fresh.get("a") is None
     assert fresh.keys("") == ["b"]
+
+
+def test_what_was_read_goes_to_disk_in_parts_that_hold_nobody_up(
+    server: Server, namespace: str, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(keeper, "REMEMBER_TOGETHER", 10)
+    with Memory(url=server.url, namespace=namespace, local_records=40, **QUICK) as memory:
+        store = memory.engine.gateway
+        for n in range(60):
+            setattr(memory, f"k{n}", n)
+        held: list[int] = []
+        saved, trimmed = store.drain.known.save, store.drain.known.trim
+        assert memory.engine.flush(5)
+        monkeypatch.setattr(store.drain.known, "save", lambda keys: (held.append(len(keys)), saved(keys)))
+        monkeypatch.setattr(store.drain.known, "trim", lambda most=1 << 30: (held.append(most), trimmed(most))[1])
+        for n in range(60):
+            assert getattr(memory, f"k{n}") == n
+        assert eventually(lambda: not store.drain.known.dirty(1), 15)
+        assert held and max(held) <= 10
+        assert eventually(lambda: store.journal._database.run("SELECT count(*) FROM known") == [(40,)])

@@ -23,6 +23,8 @@ TIDY_SECONDS = 1.0
 """How often what is known is written down and old rows are pruned."""
 REMEMBER_SECONDS = 10.0
 """How often what is known goes to disk: until then the journal's own rows hold the writes of it."""
+REMEMBER_TOGETHER = 500
+"""Records that go to disk while everybody else waits: a few milliseconds."""
 GATHER_SECONDS = 0.1
 """How long unawaited writes may gather at most, while more come in each `linger`: to meet a busy caller costs
 that caller several writes' time."""
@@ -218,17 +220,34 @@ class Keeper:
     async def _tidy(self) -> None:
         owner = self._owner
         await self._learn_lifetimes()
+        if self._due("_remembered", min(REMEMBER_SECONDS, owner.settings.retain)):
+            with contextlib.suppress(JournalFull):  # old rows must go all the same
+                await self._remember_in_turns()
         with owner.mutex:
             if owner.closed:
                 return
-            if self._due("_remembered", min(REMEMBER_SECONDS, owner.settings.retain)):
-                with contextlib.suppress(JournalFull):  # old rows must go all the same
-                    self.remember()
             before = self._runtime.wall() - owner.settings.retain
             for drain in [owner.drain, *owner.adopted]:
                 drain.journal.save()
                 prune(drain.journal, before, owner.settings.retain_bytes)
                 bound(drain.journal, owner.settings.outcomes_kept, owner.settings.retain_bytes)
+
+    async def _remember_in_turns(self) -> None:
+        """As `remember`, a part at a time: others wait for a call meanwhile."""
+        owner, known = self._owner, self._owner.drain.known
+        with owner.mutex:
+            left = known.dirty(1 << 30)
+        more = True
+        while left or more:
+            with owner.mutex:
+                if owner.closed:
+                    return
+                if left:
+                    known.save(left[:REMEMBER_TOGETHER])
+                    left = left[REMEMBER_TOGETHER:]
+                else:
+                    more = known.trim(REMEMBER_TOGETHER)
+            await self._runtime.sleep(0.001)
 
     def remember(self) -> None:
         """Write what is known to disk."""

@@ -6,6 +6,7 @@ up to which row of this journal it is exact; later rows are folded over it (`sto
 
 from collections import OrderedDict
 from collections.abc import Sequence
+from itertools import islice
 
 import msgspec
 
@@ -161,8 +162,10 @@ class Known:
         self._database.many("DELETE FROM known WHERE key = ?", [(key,) for key in keys])
 
     def dirty(self, most: int) -> list[str]:
-        """Keys not yet on disk."""
+        """Keys not yet on disk; of more than are kept there, the last."""
         self._file()
+        for key in list(islice(self._dirty, max(0, len(self._dirty) - self._records))):
+            del self._dirty[key]
         return [key for key, _ in zip(self._dirty, range(most), strict=False)]
 
     def save(self, keys: Sequence[str]) -> None:
@@ -176,14 +179,14 @@ class Known:
         for key in keys:
             self._dirty.pop(key, None)
 
-    def trim(self) -> None:
-        """Forget the oldest entries on disk past the number of records kept."""
-        count = self._database.run("SELECT count(*) FROM known")[0][0]
-        if count > self._records:
+    def trim(self, most: int = 1 << 30) -> bool:
+        """Forget the oldest entries on disk past the number of records kept; True if more than `most` were too many."""
+        over = self._database.run("SELECT count(*) FROM known")[0][0] - self._records
+        if over > 0:
             self._database.run(
-                "DELETE FROM known WHERE key IN (SELECT key FROM known ORDER BY wall LIMIT ?)",
-                (count - self._records,),
+                "DELETE FROM known WHERE key IN (SELECT key FROM known ORDER BY wall LIMIT ?)", (min(over, most),)
             )
+        return bool(over > most)
 
     def keys(self, prefix: str) -> list[str]:
         """Keys that are known to exist and begin with `prefix`."""
