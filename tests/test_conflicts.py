@@ -12,7 +12,7 @@ import pytest
 from remanence.aio.state import AsyncMemory
 from remanence.commands.journals import survey
 from remanence.errors import InvalidArgument
-from remanence.model import Append, Edit, Patch, Put, Receipt, Write
+from remanence.model import Append, Delete, Edit, Patch, Put, Receipt, Write
 from remanence.runtime.blocking import BlockingRuntime, run
 from remanence.stores.journal import Journal
 from remanence.stores.outcomes import CONFLICTS, bound, hand_on, newest, within
@@ -204,6 +204,22 @@ def test_a_refused_write_that_is_forgotten_is_no_key():
     bound(journal, 0, 0)
     assert held(journal) == [0]
     assert [each.key for each in journal.last_writes("k")] == []
+
+
+def test_the_last_writes_behind_a_row():
+    journal = Journal(Database(":memory:"), BlockingRuntime(), "print")
+    writes = [Put("ka", b"1"), Put("kb", b"1"), Delete("ka"), Put("other", b"1"), Put("kc", b"1")]
+    rows = journal.append([(f"{i:022}", i + 1, each) for i, each in enumerate(writes)])
+    assert journal.settled() == 0
+    assert journal.last_writes("k") == [writes[1], writes[2], writes[4]]
+    assert journal.last_writes("k", rows[1].n) == [writes[2], writes[4]]
+    assert journal.last_writes("k", rows[2].n) == [writes[4]]
+    (lineage,) = journal.lineages
+    journal.acknowledge(lineage, 2)
+    assert journal.settled() == rows[1].n
+    journal.acknowledge(lineage, 5)
+    assert journal.settled() == rows[4].n
+    assert journal.last_writes("k", journal.settled()) == []
 
 
 def test_as_many_as_fit():

@@ -222,11 +222,7 @@ class Journal:
 
     def rows_of(self, key: str, after: int) -> list[Row]:
         """Every kept row of a key behind row number `after` that was not refused, in order."""
-        found = "SELECT n FROM by_key WHERE key = ? AND n > ?"
-        try:
-            self._index()
-        except JournalFull:  # no room for the index: look at every row
-            found = "SELECT n FROM rows WHERE key = ? AND n > ?"
+        found = f"SELECT n FROM {self._indexed_rows()} WHERE key = ? AND n > ?"
         return [
             self._read(raw)
             for raw in self._database.run(
@@ -261,23 +257,28 @@ class Journal:
         lineage = self.lineage_of(n)
         return n > lineage.row(lineage.acked)
 
-    def last_writes(self, prefix: str) -> list[Write]:
-        """The last kept write of each key that begins with `prefix`, where it had or may have an effect."""
-        table = "by_key"
-        try:
-            self._index()
-        except JournalFull:  # as in `rows_of`
-            table = "rows"
-        writes = [
-            self._read(raw).write
-            for raw in self._database.run(
-                f"SELECT n, op_id, hlc, write, wall, boot FROM rows WHERE n IN (SELECT max(n) FROM {table} "
-                "WHERE key >= ? AND substr(key, 1, ?) = ? GROUP BY key) AND n NOT IN (SELECT n FROM outcomes)",
-                (prefix, len(prefix), prefix),
-            )
-        ]
+    def settled(self) -> int:
+        """The row up to which the server has everything."""
+        return min((each.row(each.acked) for each in self.lineages if each.pending), default=self.active.end)
+
+    def last_writes(self, prefix: str, behind: int = 0) -> list[Write]:
+        """The last write of each key that begins with `prefix`, of rows behind this one, if it may have an effect."""
+        table = "rows" if behind else self._indexed_rows()
+        found = self._database.run(
+            f"SELECT n, op_id, hlc, write, wall, boot FROM rows WHERE n IN (SELECT max(n) FROM {table} WHERE n > ? "
+            "AND key >= ? AND substr(key, 1, ?) = ? GROUP BY key) AND n NOT IN (SELECT n FROM outcomes)",
+            (behind, prefix, len(prefix), prefix),
+        )
+        writes = [self._read(raw).write for raw in found]
         # a blank: refused, and its outcome forgotten; and what is forgotten by its beginning is no key
         return [each for each in writes if not (type(each) is Blank or (type(each) is Forget and each.beginning))]
+
+    def _indexed_rows(self) -> str:
+        """The table to look keys up in."""
+        with contextlib.suppress(JournalFull):  # no room for the index: look at every row
+            self._index()
+            return "by_key"
+        return "rows"
 
     def _index(self) -> None:
         last = self.active.end

@@ -12,6 +12,7 @@ from remanence.model import Delete, Forget, Reading, Record
 from remanence.protocols import Ask, Fetch, Length, Lifetime, Tail, Told, Versions
 from remanence.stores.drain import Drain
 from remanence.stores.folding import Late, View, answer, fold, view_of
+from remanence.stores.journal import Journal
 from remanence.stores.known import TAIL_ITEMS, Document, Entry, Knowledge, ListTail, of_record
 from remanence.stores.rows import Row
 from remanence.stores.vouching import Vouching
@@ -308,34 +309,35 @@ class Reader:
     async def _scan(self, prefix: str, cursor: str, count: int, limit: float) -> tuple[list[str], str]:
         owner = self._owner
         if owner.contact.readable:
+            with owner.mutex:  # before: what is sent while the store answers may not be in its answer
+                late = [(each, each.settled()) for each in self._journals() if each.pending]
             try:
                 keys, following = await owner.store.scan(prefix, cursor, count, limit)
             except WorldError as error:
                 self._failed(error)
             else:
                 owner.contact.reached()
-                changed = self._changed(prefix) if owner.journal.pending else {}
-                keys = [key for key in keys if changed.get(key, True)]
+                changed = self._changed(prefix, late)
+                found = dict.fromkeys(key for key in keys if changed.get(key, True))
                 if not following:
-                    seen = set(keys)
-                    keys += [key for key, there in changed.items() if there and key not in seen]
-                return keys, following
+                    found |= dict.fromkeys(key for key, there in changed.items() if there)
+                return list(found), following
         with owner.mutex:
-            changed = self._changed(prefix)
+            changed = self._changed(prefix, [(each, 0) for each in self._journals()])
             known = set(owner.drain.known.keys(prefix))
             if owner.mirror is not None:
                 known.update(owner.mirror.keys(prefix))
         gone = {key for key, there in changed.items() if not there}
         return sorted((known | set(changed)) - gone), ""
 
-    def _changed(self, prefix: str) -> dict[str, bool]:
-        """Keys this process wrote lately, and whether its last write left something there."""
+    def _journals(self) -> list[Journal]:
+        return [drain.journal for drain in (*self._owner.adopted, self._owner.drain)]
+
+    def _changed(self, prefix: str, journals: Sequence[tuple[Journal, int]]) -> dict[str, bool]:
+        """Keys written behind these rows of these journals, and whether the last write left something there."""
         with self._owner.mutex:
-            found: dict[str, bool] = {}
-            for drain in [*self._owner.adopted, self._owner.drain]:
-                for write in drain.journal.last_writes(prefix):
-                    found[write.key] = not isinstance(write, Delete | Forget)
-            return found
+            writes = [write for journal, behind in journals for write in journal.last_writes(prefix, behind)]
+        return {write.key: not isinstance(write, Delete | Forget) for write in writes}
 
 
 def _once(rows: Sequence[_Pending]) -> list[_Pending]:
