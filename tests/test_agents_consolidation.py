@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -16,6 +17,7 @@ from remanence import MemoryArchitecture, create_memory_adapter
 from remanence.errors import InvalidSetting
 from remanence.faces.agents.tending import audit, gathering, likeness
 from remanence.faces.agents.tending.consolidation import Consolidated, Policy, consolidate, unmerge
+from remanence.faces.agents.tending.face import Tended
 from remanence.faces.agents.tending.hands import Page, Replace
 from remanence.faces.agents.tending.utility import utility
 from remanence.faces.agents.types import EpisodicMemory, SemanticMemory
@@ -368,3 +370,17 @@ def test_whoever_else_the_loop_serves_is_not_held_up(monkeypatch: pytest.MonkeyP
 
     assert len(asyncio.run(consolidated()).merged) == 1
     assert threads and threading.get_ident() not in threads
+
+
+# --- leaving others their time --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("hurry", "least", "most"), [(False, 0.2, 2.0), (True, 0.05, 0.19)])
+def test_who_tends_in_the_background_rests_most_of_the_time(hurry: bool, least: float, most: float):
+    with MemoryArchitecture("memory", "a") as memory:
+        library = memory.engine.library(memory.engine.settings)
+        tended = Tended(memory.engine.gateway, library, memory.engine.settings, "a", hurry=hurry)
+        run(tended.pause())
+        begun = time.monotonic()
+        run(tended.aside(lambda: time.sleep(0.05)))
+        assert least <= time.monotonic() - begun < most

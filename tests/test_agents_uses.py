@@ -1,5 +1,6 @@
 """Uses: what is noted some seconds later in memories that others deleted, pinned or changed meanwhile."""
 
+import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any
@@ -9,7 +10,7 @@ import pytest
 from remanence.engine import BlockingEngine
 from remanence.events import DeadLettered, Event, WriteRejected
 from remanence.faces.agents import records
-from remanence.faces.agents.library import MOST_USES, Uses
+from remanence.faces.agents.library import MOST_USES, TOGETHER, Uses
 from remanence.faces.agents.types import EpisodicMemory
 from remanence.model import NEVER, Delete, Patch, Put
 from remanence.protocols import Fetch, Lifetime
@@ -144,10 +145,14 @@ def test_what_is_deleted_here_is_not_noted_and_what_is_gathered_is_bounded():
             self.written += len(writes)
 
     gateway = Counting()
-    uses = Uses(gateway, 60.0)  # type: ignore[arg-type] # as much of one as is asked
+    uses = Uses(gateway, 0.01)  # type: ignore[arg-type] # as much of one as is asked
     names = [f"memory:episodic:{at}" for at in range(MOST_USES + 5)]
     uses.used(names)
     uses.extend(names, DAY)
     uses.forget(names[:10])
+    for turn in (1, 2):
+        time.sleep(0.02)
+        run(uses.note_down())
+        assert gateway.written == turn * 2 * TOGETHER, "each note is a write that everybody hears of"
     run(uses.note_down(now=True))
     assert gateway.written == 2 * (MOST_USES - 10)

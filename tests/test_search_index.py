@@ -349,6 +349,16 @@ def test_what_is_amended_counts_at_once():
     assert not index.amend("b", importance=0.9)
 
 
+def test_many_are_amended_or_none():
+    index = opened()
+    index.put([Document(id=id, text="boat", importance=0.1) for id in "abc"])
+    with pytest.raises(InvalidArgument):
+        index.amend_all({"a": {"importance": 0.9}, "b": {"text": "ship"}})
+    assert index.search("boat", only=Filter(importance=0.2)) == []
+    assert index.amend_all({id: {"importance": 0.9} for id in "abx"}) == 2
+    assert sorted(ids(index.search("boat", only=Filter(importance=0.2)))) == ["a", "b"]
+
+
 def test_many_changes_are_forgotten_in_memory_too(monkeypatch):
     monkeypatch.setattr("remanence.search.columns._MANY", 10)
     index = opened(embedder=Letters())

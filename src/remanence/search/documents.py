@@ -1,6 +1,6 @@
 """What every index makes of what it is given: documents that can be stored, cut into pieces, and valid questions."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 import msgspec
@@ -50,7 +50,7 @@ def checked(document: Document) -> Document:
     return msgspec.structs.replace(found, text=clean(found.text), caption=clean(found.caption), date=clean(found.date))
 
 
-def checked_changes(id: str, changes: dict[str, Any]) -> None:
+def checked_changes(id: str, changes: Mapping[str, Any]) -> None:
     """Raises `InvalidArgument` for what of a document cannot be amended like this."""
     if not changes or not AMENDABLE.issuperset(changes):
         raise InvalidArgument(f"only {', '.join(sorted(AMENDABLE))} can be amended: put the document again")

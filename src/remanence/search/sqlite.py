@@ -5,7 +5,7 @@ every process, as soon as the call that made it returns.
 """
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, Final
 
@@ -94,9 +94,18 @@ class SQLiteIndex:
 
     def amend(self, id: str, **changes: Any) -> bool:
         """Change `success`, `importance`, `trust`, `expires` or `uses` of a document; False where there is none."""
-        checked_changes(id, changes)
+        return self.amend_all({id: changes}) > 0
+
+    def amend_all(
+        self, changes: Mapping[str, Mapping[str, Any]], within: Callable[[Database], None] | None = None
+    ) -> int:
+        """The same for many, all or none; returns how many there are. `within` is called in the same commit."""
+        for id, each in changes.items():
+            checked_changes(id, each)
         with self._writing() as (shelf, version):
-            return shelf.amend(id, changes, version)
+            if within is not None:
+                within(self._connected())
+            return sum(shelf.amend(id, each, version) for id, each in changes.items())
 
     def sweep(self) -> int:
         """Remove some of the documents whose time is over; returns how many. They are not found in any case."""

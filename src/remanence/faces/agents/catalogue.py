@@ -134,11 +134,10 @@ class Catalogue:
         if fresh:
             bodies = [each.body for each in fresh]
             self._local.put([each.document for each in fresh], lambda database: Bodies(database).put(bodies))
-        for each in amended:
-            self.index.amend(each.body.id, **{name: getattr(each.document, name) for name in _CHANGING})
         if amended:
-            with self._local.beside() as database:
-                Bodies(database).put([each.body for each in amended])
+            kept = [each.body for each in amended]
+            changes = {each.body.id: {name: getattr(each.document, name) for name in _CHANGING} for each in amended}
+            self._local.amend_all(changes, lambda database: Bodies(database).put(kept))
 
     async def remove(self, ids: Sequence[str]) -> None:
         """Have these found no more."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from datetime import UTC, datetime
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 
 MOST_USES: Final = 10_000
 """Memories whose uses are gathered at most; further ones count when these are written down."""
+TOGETHER: Final = 500
+"""Memories in which uses are noted at a time: each note is a write that every process hears of."""
 
 
 FIRST: Final = 10.0
@@ -173,8 +176,7 @@ class Uses:
             return
         self._noted = runtime.monotonic()
         with self._mutex:
-            counts, self._counts = self._counts, {}
-            lifetimes, self._lifetimes = self._lifetimes, {}
+            counts, lifetimes = (_taken(each, None if now else TOGETHER) for each in (self._counts, self._lifetimes))
         wall = runtime.wall()
         notes = [_counted(key, count, wall) for key, count in counts.items()]
         notes += [_prolonged(key, lifetime, wall) for key, lifetime in lifetimes.items()]
@@ -184,6 +186,11 @@ class Uses:
             return
         if self.noted is not None:
             await self.noted(list({**counts, **lifetimes}))
+
+
+def _taken(gathered: dict[str, int], most: int | None) -> dict[str, int]:
+    """The first so many, which are not gathered any more; None: all."""
+    return {key: gathered.pop(key) for key in list(islice(gathered, most))}
 
 
 def _counted(key: str, count: int, wall: float) -> Patch:

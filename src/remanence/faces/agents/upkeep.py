@@ -30,8 +30,8 @@ class Upkeep(Forgetting):
 
     _closing: Signal | None = None
 
-    def _tended(self) -> Tended:
-        return Tended(self._opener(), self._librarian(), self._settings, self.agent_id)
+    def _tended(self, *, hurry: bool = True) -> Tended:
+        return Tended(self._opener(), self._librarian(), self._settings, self.agent_id, hurry=hurry)
 
     def _policy(self, policy: Policy | None) -> Policy:
         return policy or Policy(pattern_ttl=self._settings.semantic_ttl)
@@ -96,7 +96,9 @@ class Upkeep(Forgetting):
         if self._closing is None:
             runtime = self._opener().runtime
             self._closing = runtime.signal()
-            runtime.spawn("remanence-consolidate", self._tending(self._closing, self._tended(), self._librarian()))
+            runtime.spawn(
+                "remanence-consolidate", self._tending(self._closing, self._tended(hurry=False), self._librarian())
+            )
 
     def _tending(self, closing: Signal, tended: Tended, library: Library) -> Callable[[], Coroutine[Any, Any, None]]:
         async def work() -> None:

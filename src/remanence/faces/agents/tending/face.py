@@ -26,19 +26,27 @@ T = TypeVar("T")
 LEASE: Final = "agent:tending:lease"
 MARK: Final = "agent:tending:mark"
 AT_ONCE: Final = 100
+RESTING: Final = 3.0
+"""In the background, how long is rested for each second of work: agents search and write meanwhile."""
+LONGEST_REST: Final = 2.0
+"""Seconds of one rest: the right to tend must be renewed in time, and who closes waits for nobody."""
 _MARK_TTL: Final = 30 * 86400 * 1000
 
 
 class Tended:
     """`Hands` of a face. Only what the store itself says counts here: nothing is journalled."""
 
-    def __init__(self, gateway: Gateway, library: Library, settings: Settings, agent_id: str) -> None:
-        """`agent_id`: in whose name listeners are told."""
+    def __init__(
+        self, gateway: Gateway, library: Library, settings: Settings, agent_id: str, *, hurry: bool = True
+    ) -> None:
+        """`agent_id`: in whose name listeners are told. Without `hurry`, most of the time is left to others."""
         self._gateway = gateway
         self._library = library
         self._settings = settings
         self._agent = agent_id
         self._lease = Lease(gateway, LEASE)
+        self._hurry = hurry
+        self._paused = gateway.runtime.monotonic()
 
     def now(self) -> datetime:
         """See `Hands.now`."""
@@ -46,11 +54,17 @@ class Tended:
 
     async def pause(self) -> None:
         """See `Hands.pause`."""
-        await self._gateway.runtime.sleep(0)
+        runtime = self._gateway.runtime
+        worked = runtime.monotonic() - self._paused
+        await runtime.sleep(0.0 if self._hurry else min(RESTING * worked, LONGEST_REST))
+        self._paused = runtime.monotonic()
 
     async def aside(self, work: Callable[[], T]) -> T:
         """See `Hands.aside`."""
-        return await self._gateway.runtime.aside(work)
+        found = await self._gateway.runtime.aside(work)
+        if not self._hurry:
+            await self.pause()
+        return found
 
     # --- reading ----------------------------------------------------------------------------------
 
