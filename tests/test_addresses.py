@@ -1,10 +1,12 @@
 """Addresses of deployments, and what is made of what clusters and Sentinels tell: decisions, without a server."""
 
 import re
+from typing import Any
 
 import pytest
 
 from remanence.errors import InvalidSetting, Unavailable
+from remanence.options import redis_url
 from remanence.runtime.blocking import BlockingRuntime
 from remanence.settings import Settings
 from remanence.testing.clusters import address
@@ -65,6 +67,36 @@ def test_a_bad_address_says_what_to_write(url: str, advice: str):
     with pytest.raises(InvalidSetting, match=re.escape(advice)) as refusal:
         address(url)
     assert "secret" not in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("parts", "name"),
+    [
+        (("h", "x"), "port"),
+        (("h", float("inf")), "port"),
+        (("h", 10**400), "port"),
+        (("h", 6379, float("nan")), "db"),
+        (("h", 6379, 10**400), "db"),
+        (("h", 6379, -1), "db"),
+        (("\ud800",), "host"),
+        ((7,), "host"),
+        (("h", 6379, 0, 5), "password"),
+        (("h", 6379, 0, "secret\ud800"), "password"),
+    ],
+)
+def test_parts_that_make_no_address_are_named(parts: Any, name: str):
+    with pytest.raises(InvalidSetting, match=name) as refusal:
+        redis_url(*parts)
+    assert len(str(refusal.value)) < 100 and "secret" not in str(refusal.value)
+
+
+def test_a_switch_is_no_tree():
+    deep: list[Any] = []
+    for _ in range(10_000):
+        deep = [deep]
+    for wrong in (deep, {"true": 1}, 1.5):
+        with pytest.raises(InvalidSetting, match="true or false"):
+            Settings.build({}, allow_volatile=wrong)
 
 
 def test_the_sentinels_password_is_never_shown():

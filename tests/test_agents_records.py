@@ -13,6 +13,8 @@ import pytest
 from remanence import MemoryArchitecture, MemoryClient
 from remanence.errors import CorruptRecord, UsageError, WrongKind
 from remanence.events import IndexFailed, MemoryHeard, RecordSkipped
+from remanence.faces.agents.tending.audit import Checks
+from remanence.faces.agents.tending.policy import Policy
 from remanence.search.types import Favour
 from remanence.testing.oracle import Heard, child, eventually
 from remanence.testing.servers import Server
@@ -100,6 +102,10 @@ ARGUMENTS: dict[str, tuple[dict[str, Any], dict[str, list[Any]]]] = {
     "get_context": ({}, {"detailed_steps": [-1, "1", None], "budget": [-1, "1", True]}),
     "get_episode": ({}, {"memory_id": NO_NAME}),
     "pin": ({}, {"memory_id": NO_NAME}),
+    "unmerge": ({}, {"memory_id": NO_NAME}),
+    "consolidate_now": ({}, {"policy": [1, "x", Checks()], "progress": [1, "x"], "reword": [1, "x"]}),
+    "extract_patterns": ({}, {"min_episodes": [None, "3", 1], "policy": [1, "x"], "reword": [1, "x"]}),
+    "audit": ({}, {"checks": [1, "x", Policy()], "progress": [1, "x"]}),
     "rotate_session": ({}, {"new_session_id": NO_NAME[1:]}),
 }
 

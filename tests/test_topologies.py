@@ -221,7 +221,8 @@ def test_a_cluster_over_tls_that_does_not_know_its_own_host(
         told(alone, "CLUSTER", "ADDSLOTSRANGE", 0, 16383)
         assert eventually(lambda: "cluster_state:ok" in told(alone, "CLUSTER", "INFO"))
         url = f"rediss+cluster://localhost:{alone.port}"
-        with Memory(url=url, tls_ca=str(certificates.ca), namespace=namespace, **QUICK) as memory:
+        quick = QUICK | {"deadline": 2.0}  # a handshake of TLS for each of eight partitions
+        with Memory(url=url, tls_ca=str(certificates.ca), namespace=namespace, **quick) as memory:
             for i in range(10):
                 memory.set(f"k{i}", i)
             assert memory.engine.status().available and memory.engine.status().pending == 0

@@ -31,17 +31,24 @@ def redis_url(host: str, port: int | str = 6379, db: int | str = 0, password: st
 
     try:
         number, base = int(port), int(db)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise InvalidSetting("port and db must be whole numbers (REDIS_PORT, REDIS_DB)") from None
     if not 0 < number < 65536:
-        raise InvalidSetting(f"port {number} is out of range: 1 to 65535 (REDIS_PORT)")
-    if base < 0:
-        raise InvalidSetting(f"db {base} is out of range: 0 or more (REDIS_DB)")
-    if not isinstance(host, str) or not host or any(c in host for c in " /@?#\n\r\t"):
+        raise InvalidSetting("port is out of range: 1 to 65535 (REDIS_PORT)")
+    if not 0 <= base < 1 << 31:
+        raise InvalidSetting("db is out of range: 0 or more (REDIS_DB)")
+    if not _is_text(host) or not host or any(c in host for c in " /@?#\n\r\t"):
         raise InvalidSetting("host must be a host name or an address (REDIS_HOST)")
+    if password is not None and not _is_text(password):
+        raise InvalidSetting("password must be text (REDIS_PASSWORD)")
     login = f":{quote(password, safe='')}@" if password else ""
     place = f"[{host}]" if ":" in host and not host.startswith("[") else host
     return f"redis://{login}{place}:{number}/{base}"
+
+
+def _is_text(value: Any) -> bool:
+    """Whether it is text that UTF-8 can hold."""
+    return isinstance(value, str) and not any("\ud800" <= c <= "\udfff" for c in value)
 
 
 def checked(name: str, value: Any, rule: Any, source: str) -> Any:
@@ -66,7 +73,7 @@ _WORDS = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false":
 
 
 def _boolean(value: Any, origin: str) -> bool:
-    found = _WORDS.get(str(value).strip().lower())
+    found = _WORDS.get(str(value).strip().lower()) if isinstance(value, bool | int | str) else None
     if found is None:
         raise InvalidSetting(f"{origin} must be true or false")
     return found

@@ -142,8 +142,9 @@ def test_a_user_who_may_not_read_the_log_is_told(fresh_server: Fresh, namespace:
     server = fresh_server()
     with closing(server.client()) as client:
         client.execute_command("ACL", "SETUSER", "default", "-xread")
-        with Memory(url=server.url, namespace=namespace, **SWIFT) as memory, memory.watch() as watcher:
+        with Memory(url=server.url, namespace=namespace, **SWIFT) as memory, ExitStack() as stack:
             heard = Heard(memory.engine)
+            watcher = stack.enter_context(memory.watch())
             assert eventually(lambda: heard.of(events.FeedFailed) or rest(watcher, 0.01), 3.0)
             time.sleep(0.3)
             assert len(heard.of(events.FeedFailed)) <= 1, "once, not with every attempt"

@@ -8,7 +8,8 @@ from remanence.commands.agents import looking
 from remanence.commands.consolidate import following, shown
 from remanence.commands.journal import at_least_one, grid
 from remanence.commands.output import Output, options_of, visible
-from remanence.faces.agents.tending.audit import DAY, Audit, Checks
+from remanence.faces.agents.tending.audit import Audit, Checks
+from remanence.faces.agents.tending.policy import DAY
 from remanence.runtime.blocking import run as ran
 from remanence.settings import Settings
 

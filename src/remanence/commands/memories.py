@@ -37,7 +37,7 @@ def configure(parser: ArgumentParser) -> None:
         help="list them; show or delete some; load files; or embed anew what another embedder did",
     )
     parser.add_argument(
-        "names", nargs="*", metavar="MEMORY", help="for show and delete: type:id; for load: a JSONL file"
+        "names", nargs="*", default=[], metavar="MEMORY", help="for show and delete: type:id; for load: a JSONL file"
     )
     parser.add_argument("--type", action="append", default=[], choices=TYPES, help="only this type; may be repeated")
     parser.add_argument("--limit", type=at_least_one, default=50, metavar="N", help="most of each type (50)")

@@ -1,6 +1,5 @@
 """What every face does with its gateway: lifetimes checked, receipts read, deadlines passed on."""
 
-import math
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
@@ -21,12 +20,10 @@ def ttl_ms(ttl: float | timedelta | None, meaning: str = "ttl") -> int:
     if ttl is None:
         return NEVER
     seconds = ttl.total_seconds() if isinstance(ttl, timedelta) else ttl
-    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not math.isfinite(seconds):
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or seconds != seconds:  # NaN is no number
         raise InvalidTTL(f"{meaning} must be a number of seconds, a timedelta, or None for never")
     if not 0.001 <= seconds <= MOST_TTL:
-        raise InvalidTTL(
-            f"{meaning} must be a positive number of seconds up to ten years, or None for never; got {seconds}"
-        )
+        raise InvalidTTL(f"{meaning} must be a positive number of seconds up to ten years, or None for never")
     return max(1, int(seconds * 1000))
 
 

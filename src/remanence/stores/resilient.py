@@ -127,7 +127,7 @@ class ResilientStore:
             if wanted == "store":
                 raise self.contact.refusal(
                     "the server did not confirm within the deadline",
-                    ". The write is journalled and will be applied",
+                    ". The write stays in the journal, and is applied as long as that is kept",
                 )
             with self.mutex:
                 return self.waiting.receipts(ticket)

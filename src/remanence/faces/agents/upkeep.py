@@ -2,12 +2,12 @@
 
 from collections.abc import Callable, Coroutine
 from datetime import timedelta
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from msgspec.structs import replace
 
 from remanence import events
-from remanence.errors import Closed, RemanenceError, WorldError
+from remanence.errors import Closed, InvalidArgument, RemanenceError, WorldError
 from remanence.faces.agents.forgetting import Forgetting
 from remanence.faces.agents.library import Library
 from remanence.faces.agents.tending.audit import Audit, Checks, audit
@@ -20,6 +20,8 @@ from remanence.faces.agents.tending.worker import Progress, Reword
 from remanence.faces.agents.types import EpisodicMemory, MemoryType, SemanticMemory
 from remanence.model import Put
 from remanence.protocols import Signal
+
+T = TypeVar("T")
 
 LOOK: Final = 60.0
 """Longest pause, in seconds, between two looks at whether it is time."""
@@ -34,7 +36,7 @@ class Upkeep(Forgetting):
         return Tended(self._opener(), self._librarian(), self._settings, self.agent_id, hurry=hurry)
 
     def _policy(self, policy: Policy | None) -> Policy:
-        return policy or Policy(pattern_ttl=self._settings.semantic_ttl)
+        return _given(policy, Policy, "policy") or Policy(pattern_ttl=self._settings.semantic_ttl)
 
     async def consolidate_now(
         self, policy: Policy | None = None, progress: Progress | None = None, reword: Reword | None = None
@@ -45,6 +47,8 @@ class Upkeep(Forgetting):
         how far it is. `reword` may word new patterns better, and is not needed. Raises `Unavailable` while the server
         is away.
         """
+        _called(progress, "progress")
+        _called(reword, "reword")
         return await consolidate(self._tended(), self._policy(policy), progress, reword)
 
     async def extract_patterns(
@@ -54,6 +58,7 @@ class Upkeep(Forgetting):
 
         Only new patterns, and those that grew. Raises `InvalidSetting` for fewer than 2, and as `consolidate_now`.
         """
+        _called(reword, "reword")
         wanted = replace(self._policy(policy), min_episodes=min_episodes)
         told = await extract_patterns(self._tended(), wanted, None, reword)
         found = await self.get_many("semantic", [*told.patterns_made, *told.patterns_grown])
@@ -64,6 +69,7 @@ class Upkeep(Forgetting):
 
         Raises `Missing` where there is no such episode.
         """
+        self._key("episodic", memory_id)
         return await unmerge(self._tended(), memory_id)
 
     async def audit(self, checks: Checks | None = None, progress: Progress | None = None) -> Audit:
@@ -71,7 +77,8 @@ class Upkeep(Forgetting):
 
         Counts and ids, no text. Changes nothing.
         """
-        return await audit(self._tended(), checks, progress)
+        _called(progress, "progress")
+        return await audit(self._tended(), _given(checks, Checks, "checks"), progress)
 
     async def delete_episode(self, memory_id: str) -> None:
         """Delete an episode, from every index too, with those it stands for. One that is not there is fine."""
@@ -128,3 +135,16 @@ class Upkeep(Forgetting):
         if self._closing is not None:
             self._closing.set()
             self._closing = None
+
+
+def _given(value: Any, kind: type[T], name: str) -> T | None:
+    """An argument that may be left out. Raises `InvalidArgument` for another type."""
+    if value is not None and not isinstance(value, kind):
+        raise InvalidArgument(f"{name} must be a {kind.__name__}, or left out")
+    return value
+
+
+def _called(value: Any, name: str) -> None:
+    """Raises `InvalidArgument` for what cannot be called."""
+    if value is not None and not callable(value):
+        raise InvalidArgument(f"{name} must be a function, or left out")

@@ -12,10 +12,9 @@ from remanence.faces.agents.tending import secrets
 from remanence.faces.agents.tending.gathering import grouped
 from remanence.faces.agents.tending.hands import Hands
 from remanence.faces.agents.tending.likeness import Floats, Likeness, Sketch, alike, richness, sketch, told
+from remanence.faces.agents.tending.policy import DAY, typed
 from remanence.faces.agents.tending.worker import Progress
 from remanence.faces.agents.types import TYPES, AgentMemory, EpisodicMemory, SemanticMemory
-
-DAY = 86400.0
 
 
 class Checks(msgspec.Struct, frozen=True, kw_only=True):
@@ -33,6 +32,7 @@ class Checks(msgspec.Struct, frozen=True, kw_only=True):
     trust_below: float = 0.5
 
     def __post_init__(self) -> None:
+        typed(self)
         for name in ("duplicate_cosine", "duplicate_overlap", "trust_below"):
             if not 0 <= getattr(self, name) <= 1:
                 raise InvalidSetting(f"{name} must be between 0 and 1")

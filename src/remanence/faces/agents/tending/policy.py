@@ -10,6 +10,15 @@ from remanence.faces.agents.tending.likeness import Likeness
 DAY = 86400.0
 
 
+def typed(settings: msgspec.Struct) -> None:
+    """Raises `InvalidSetting` naming a field that is of another type than it says."""
+    for field in msgspec.structs.fields(settings):
+        try:
+            msgspec.convert(getattr(settings, field.name), field.type)
+        except (msgspec.ValidationError, OverflowError):
+            raise InvalidSetting(f"{field.name} is of the wrong type: see {type(settings).__name__}") from None
+
+
 class Policy(msgspec.Struct, frozen=True, kw_only=True):
     """What a pass does. Times are seconds. As it is, nothing is ever forgotten.
 
@@ -36,6 +45,7 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
     lease: float = 60.0
 
     def __post_init__(self) -> None:
+        typed(self)
         shares = ("duplicate_cosine", "duplicate_overlap", "similar_cosine", "similar_overlap", "forget_below")
         for name in shares:
             value = getattr(self, name)
