@@ -130,7 +130,7 @@ def test_an_erasure_waits_until_all_that_there_is_is_known(make: Make, tmp_path:
             writer.load(episodes(3))
             told = pool.submit(reader.forget, agent_id="b")
             time.sleep(1.0)  # longer than a deadline
-        assert len(told.result()) == 5  # with its steps and its session
+        assert len(told.result()) == 6  # with its steps, its session, and the notes of its patterns
     assert writer.get_many("episodic", ["m0", "m1", "m2"]) == {}
 
 

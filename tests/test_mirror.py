@@ -198,7 +198,7 @@ def test_a_bounded_mirror_lets_keys_go(server: Server, namespace: str, other: Me
         for n in range(12):
             other.set(f"later{n}", n)
         until(lambda: memory.read("later11").source in ("mirror", "near"))
-        assert mirror_of(memory).file.count <= 20
+        until(lambda: mirror_of(memory).file.count <= 20)  # it lets go behind what it took in
         there = {row[0] for row in mirror_of(memory).file._database.run("SELECT key FROM kept")}
         assert (f"memory:{kept[0]}" in there) is (evict != "age"), "what was used stays, unless age decides"
 

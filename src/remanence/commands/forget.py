@@ -94,7 +94,7 @@ def remembered(call: Namespace, settings: Settings, engine: BlockingEngine, outp
     found: dict[str, bool] = {}
     if call.agent:
         found |= ran(agents.keys_to_forget(agent_id=call.agent))
-        if len(found) == 1:
+        if all(found.values()):  # beginnings alone
             output.note(f"there is no memory of agent {call.agent}: its steps alone are erased, if it has any")
     if call.subject:
         tagged = ran(agents.keys_to_forget(subject=call.subject))

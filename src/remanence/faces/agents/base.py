@@ -204,10 +204,9 @@ class Memories(Face):
             try:
                 (receipt,) = await self._write(patch)
             except Rejected as error:
-                if error.reason == NO_RECORD:
-                    gone = f"there is no {kind} memory at {key}: it was deleted, or its time was over"
-                    raise Missing(gone) from error
-                raise
+                if error.reason != NO_RECORD:
+                    raise
+                raise Missing(f"there is no {kind} memory at {key}: it was deleted, or it expired") from error
             body, etag = await self._after(patch, receipt)
             if body is None:
                 return None
