@@ -111,6 +111,35 @@ def test_t26_damaged_files(
             assert len([each for each in found if each.startswith("w:")]) == 300 or damage is garble
 
 
+def test_what_is_damaged_in_an_adopted_journal_keeps_nobody_elses_writes(server: Server, namespace: str):
+    """Met when all its writes are with the server, and its conflicts are to be kept here."""
+    with FaultProxy(server) as proxy:
+        proxy.refuse()
+        wait = LEAVE.replace("memory.close", "sys.stdin.readline()\nmemory.close")
+        words = (wait, proxy.url, namespace, 3, "closed")
+        with Child(*words) as one, Child(*words) as other:  # of one alone the next process makes its own
+            paths = [Path(each.line()) for each in (one, other)]
+            for each in (one, other):
+                each.say("end")
+                each.process.wait(20)
+        for path in paths:
+            with closing(sqlite3.connect(path)) as file, file:
+                file.execute("INSERT INTO outcomes VALUES (-1, 'o', CAST(x'ff' AS TEXT), 'conflict', '', x'90', 0.0)")
+        proxy.accept()
+        with Memory(url=proxy.url, namespace=namespace, retain=1.0, **QUICK) as memory:
+            heard = Heard(memory.engine)
+            append(memory, "new:1")
+            assert eventually(lambda: heard.of(events.JournalSetAside), 20)
+            heard.events.clear()
+            for n in range(20):
+                append(memory, f"new:{n + 2}")
+                time.sleep(0.1)
+            assert memory.engine.flush(5) and not heard.of(events.BecameUnavailable)
+        found = items_of(server, namespace)
+        assert sorted(each for each in found if each.startswith("w:")) == ["w:1", "w:1", "w:2", "w:2", "w:3", "w:3"]
+        assert [each for each in found if each.startswith("new")] == [f"new:{n + 1}" for n in range(21)]
+
+
 def test_t26_refusing_a_damaged_file_where_it_is_configured(namespace: str):
     url = nowhere()
     path = left_behind(url, namespace, "closed", 10)

@@ -5,7 +5,10 @@ forgot anything, adopts what ended processes left, writes down what is known, an
 """
 
 import contextlib
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
+
+import msgspec
 
 from remanence import events
 from remanence.errors import JournalFull, RemanenceError, WorldError
@@ -13,11 +16,10 @@ from remanence.protocols import Lifetime, Task
 from remanence.stores.drain import Drain
 from remanence.stores.outcomes import bound, hand_on
 from remanence.stores.pruning import prune
+from remanence.wire.sqlite import FileDamaged
 
 if TYPE_CHECKING:
     from remanence.stores.resilient import ResilientStore
-
-import msgspec
 
 TIDY_SECONDS = 1.0
 """How often what is known is written down and old rows are pruned."""
@@ -185,16 +187,31 @@ class Keeper:
                     owner.tell.tell(events.OrphanAdopted(journal.path, drain.journal.pending))
         beat = self._due("_beaten_adopted", owner.settings.heartbeat)
         for drain in list(owner.adopted):
-            if drain.journal.pending or not drain.opened:
-                await self._send_adopted(drain)
-            elif beat:
-                with contextlib.suppress(WorldError):  # the own drain's next beat tells
-                    limit = self._runtime.monotonic() + owner.settings.deadline
-                    await drain.handshake(limit, renew=False)
-            if self._discard_if_done(drain):
-                await drain.erasing.part(self._runtime.monotonic() + owner.settings.deadline)
+            with self._setting_aside(drain):
+                await self._tend_one(drain, beat)
 
     _beaten_adopted = 0.0
+
+    async def _tend_one(self, drain: Drain, beat: bool) -> None:
+        owner = self._owner
+        if drain.journal.pending or not drain.opened:
+            await self._send_adopted(drain)
+        elif beat:
+            with contextlib.suppress(WorldError):  # the own drain's next beat tells
+                limit = self._runtime.monotonic() + owner.settings.deadline
+                await drain.handshake(limit, renew=False)
+        if drain in owner.adopted and self._discard_if_done(drain):
+            await drain.erasing.part(self._runtime.monotonic() + owner.settings.deadline)
+
+    @contextlib.contextmanager
+    def _setting_aside(self, drain: Drain) -> Iterator[None]:
+        """What finds a journal damaged has it set aside, where that may be: the others' writes must not wait for it."""
+        try:
+            yield
+        except FileDamaged as error:
+            if self._owner.closed or self._owner.settings.on_corrupt == "raise":
+                raise
+            self._owner.damaged(drain, error)
 
     async def _send_adopted(self, drain: Drain) -> None:
         owner = self._owner
@@ -228,9 +245,10 @@ class Keeper:
                 return
             before = self._runtime.wall() - owner.settings.retain
             for drain in [owner.drain, *owner.adopted]:
-                drain.journal.save()
-                prune(drain.journal, before, owner.settings.retain_bytes)
-                bound(drain.journal, owner.settings.outcomes_kept, owner.settings.retain_bytes)
+                with self._setting_aside(drain):
+                    drain.journal.save()
+                    prune(drain.journal, before, owner.settings.retain_bytes)
+                    bound(drain.journal, owner.settings.outcomes_kept, owner.settings.retain_bytes)
 
     async def _remember_in_turns(self) -> None:
         """As `remember`, a part at a time: others wait for a call meanwhile."""
@@ -240,7 +258,7 @@ class Keeper:
         more = True
         while left or more:
             with owner.mutex:
-                if owner.closed:
+                if owner.closed or owner.drain.known is not known:  # its journal was set aside meanwhile
                     return
                 if left:
                     known.save(left[:REMEMBER_TOGETHER])

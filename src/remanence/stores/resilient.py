@@ -153,8 +153,8 @@ class ResilientStore:
         self.drain = self._drain_of(self.shelf.replace(self.journal, str(error)))
         self.waiting.fail(FileDamaged(f"{error}: it was set aside, and whether this write was applied is not known"))
 
-    def _damaged(self, drain: Drain, error: FileDamaged) -> None:
-        """A journal cannot be read any more while it is being sent."""
+    def damaged(self, drain: Drain, error: FileDamaged) -> None:
+        """A journal turned out damaged in use: it is set aside."""
         with self.mutex:
             if drain is self.drain:
                 self.replace_journal(error)
@@ -242,7 +242,7 @@ class ResilientStore:
                     raise Closed("this memory was closed: open a new one") from error
                 if self.settings.on_corrupt == "raise":
                     raise
-                self._damaged(drain, error)
+                self.damaged(drain, error)
                 return False
             except BaseException:  # interrupted anywhere: what is under way is unknown, the handshake finds out
                 drain.opened = False
