@@ -12,7 +12,8 @@ import pytest
 
 pytest.register_assert_rewrite("remanence.testing")  # the contract's failures show their values
 
-from remanence.engine import BlockingEngine  # noqa: E402 - after the rewriting it must obey
+from remanence import MemoryArchitecture  # noqa: E402 - after the rewriting it must obey
+from remanence.engine import BlockingEngine  # noqa: E402 - as above
 from remanence.settings import Settings  # noqa: E402 - as above
 from remanence.testing.clusters import Cluster  # noqa: E402 - as above
 from remanence.testing.servers import (  # noqa: E402 - as above
@@ -172,3 +173,18 @@ def deployment(server: Server, namespace: str) -> Iterator[Any]:
     found = Deployment(server.url, namespace, server)
     yield found
     found.engine.close(0)
+
+
+@pytest.fixture
+def make(any_server: Server, namespace: str) -> Iterator[Callable[..., MemoryArchitecture]]:
+    """Opens agents' memories on a server, in a namespace of the test, and closes them behind it."""
+    made: list[MemoryArchitecture] = []
+
+    def build(agent_id: str = "a", **options: Any) -> MemoryArchitecture:
+        given: dict[str, Any] = {"url": any_server.url, "namespace": namespace, **options}
+        made.append(MemoryArchitecture(agent_id=agent_id, **given))
+        return made[-1]
+
+    yield build
+    for each in made:
+        each.close()

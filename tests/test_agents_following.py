@@ -27,20 +27,6 @@ MANY = QUEUE + 200
 """More memories than notices that wait for a listener."""
 
 
-@pytest.fixture
-def make(any_server: Server, namespace: str) -> Iterator[Make]:
-    made: list[MemoryArchitecture] = []
-
-    def build(agent_id: str = "a", **options: Any) -> MemoryArchitecture:
-        given: dict[str, Any] = {"url": any_server.url, "namespace": namespace, **options}
-        made.append(MemoryArchitecture(agent_id=agent_id, **given))
-        return made[-1]
-
-    yield build
-    for each in made:
-        each.close()
-
-
 def episodes(count: int) -> Iterator[dict[str, Any]]:
     for n in range(count):
         told = {"task_prompt": f"task {n}", "outcome": "done", "success": True, "duration_seconds": 1.0}

@@ -4,7 +4,7 @@ import enum
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import datetime
 from typing import Any
 
@@ -23,20 +23,6 @@ from remanence.wire.keys import Keyspace
 
 Make = Callable[..., MemoryArchitecture]
 LARGE = "x" * (2 << 20)
-
-
-@pytest.fixture
-def make(any_server: Server, namespace: str) -> Iterator[Make]:
-    made: list[MemoryArchitecture] = []
-
-    def build(agent_id: str = "a", **options: Any) -> MemoryArchitecture:
-        given: dict[str, Any] = {"url": any_server.url, "namespace": namespace, **options}
-        made.append(MemoryArchitecture(agent_id=agent_id, **given))
-        return made[-1]
-
-    yield build
-    for each in made:
-        each.close()
 
 
 @pytest.fixture

@@ -67,7 +67,7 @@ def run(call: Namespace, output: Output) -> int:
         try:
             copy.all()
             different = copy.verified() if call.verify else {}
-        except BaseException:  # Ctrl-C too
+        except BaseException:  # Ctrl-C too: whoever started it must hear that it can be gone on with; raised again
             output.note("not finished: run it again to go on")
             raise
         return copy.told(different)

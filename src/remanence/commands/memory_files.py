@@ -37,7 +37,7 @@ def load(names: Sequence[str], settings: Settings, output: Output) -> int:
             for path in paths:
                 before = stored
                 ran(agents.load(_memories(path, progress), told))
-    except BaseException:  # Ctrl-C, a server that goes away, a full disk
+    except BaseException:  # Ctrl-C, a full disk: what is stored stays, and is told before it is raised again
         if stored:
             output.note(f"stopped: the first {stored:,} memories are stored; load the rest again")
         raise

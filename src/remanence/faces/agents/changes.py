@@ -1,12 +1,16 @@
 """What was done to a memory, as other agents hear of it."""
 
 from collections.abc import Sequence
+from typing import Final
 
 import msgspec
 
 from remanence.errors import CorruptRecord
-from remanence.faces.agents.records import PREFIXES, stored
-from remanence.search.bodies import Body
+from remanence.faces.agents.records import stored
+
+DELETED: Final = "delete"
+UNKNOWN: Final = "unknown"
+"""Who deleted a memory that nobody here knows any more."""
 
 
 class Told(msgspec.Struct, frozen=True):
@@ -22,31 +26,32 @@ Heard = Sequence[tuple[str, Told]]
 """What was done, each with its operation where this process did it, else with ""."""
 
 
-def named(key: str) -> tuple[str, str] | None:
-    """The type and the id of the memory at a key; None for another key."""
-    kind = next((kind for kind, prefix in PREFIXES.items() if key.startswith(prefix)), None)
-    return None if kind is None else (kind, key.removeprefix(PREFIXES[kind]))
+def change_of(key: str, body: bytes, *, known: bool) -> Told | None:
+    """What was done last to the memory in these bytes; None where it cannot be read.
 
-
-def action_of(known: bool, body: Body) -> str:
-    """What was done last to a memory; "" where it was only used, which is noted in it, too.
-
-    Another process of this machine may have put it into the catalogue before: what it was there tells nothing.
+    `known`: it was seen before, and None also tells that it was only used, which is noted in it, too. What it was then
+    tells nothing more: another process of this machine may have put it into the catalogue.
     """
-    memory = stored(body.body, body.id)
-    if known and memory.updated_at < memory.last_accessed:
-        return ""
-    return "add" if memory.updated_at == memory.created_at else "update"
-
-
-def told_of(action: str, body: Body) -> Told:
-    """What is told of a memory as it was last seen: by whom it was made, where that can be read."""
-    _, kind, memory = body.id.split(":", 2)
     try:
-        agent = stored(body.body, body.id).agent_id
+        memory = stored(body, key)
     except CorruptRecord:
-        agent = ""
-    return Told(action, kind, memory, agent)
+        return None
+    if known and memory.updated_at < memory.last_accessed:
+        return None
+    _, kind, memory_id = key.split(":", 2)
+    return Told("add" if memory.updated_at == memory.created_at else "update", kind, memory_id, memory.agent_id)
 
 
-__all__ = ["Heard", "Told", "action_of", "named", "told_of"]
+def deletion_of(key: str, body: bytes | None = None) -> Told:
+    """That a memory was deleted. `body` is what it was, None where nobody here knows: the agent is `UNKNOWN` then."""
+    agent = UNKNOWN
+    if body is not None:
+        try:
+            agent = stored(body, key).agent_id
+        except CorruptRecord:
+            agent = ""
+    _, kind, memory_id = key.split(":", 2)
+    return Told(DELETED, kind, memory_id, agent)
+
+
+__all__ = ["DELETED", "Heard", "Told", "change_of", "deletion_of"]

@@ -11,7 +11,7 @@ from typing import Any, Final
 from remanence import events
 from remanence.errors import CorruptRecord, InvalidArgument, RemanenceError, WorldError, WrongKind
 from remanence.faces.agents.catalogue import Catalogue, Entry, entry_of
-from remanence.faces.agents.changes import Heard, Told, action_of, named, told_of
+from remanence.faces.agents.changes import DELETED, Heard, Told, change_of, deletion_of
 from remanence.faces.agents.records import PREFIXES, version_of
 from remanence.faces.agents.transcripts import Transcripts
 from remanence.model import RESYNC, Notice, Reading, Wanted
@@ -34,9 +34,7 @@ NOTED: Final = 1.0
 UPKEEP: Final = 5.0
 """Seconds between looks for what has expired, and for what shall be written down."""
 
-DELETED: Final = "delete"
-UNKNOWN: Final = "unknown"
-"""Who deleted a memory that nobody here knows any more."""
+_MEMORIES: Final = tuple(PREFIXES.values())
 
 
 class Follower:
@@ -78,8 +76,7 @@ class Follower:
 
     @property
     def _prefixes(self) -> tuple[str, ...]:
-        found = tuple(PREFIXES.values())
-        return found if self.transcripts.prefix is None else (*found, self.transcripts.prefix)
+        return _MEMORIES if self.transcripts.prefix is None else (*_MEMORIES, self.transcripts.prefix)
 
     async def ready(self, timeout: float) -> bool:
         """Wait until all that was there has been read; False after `timeout` seconds."""
@@ -233,14 +230,14 @@ class Follower:
         missed = await self._missed({key: each.op_id for key, each in latest.items() if each.op_id in mine}, mine)
         others = [key for key, each in latest.items() if each.op_id not in mine]
         ops = {key: latest[key].op_id for key in others}
-        told = await self._records([key for key in others if key.startswith(tuple(PREFIXES.values()))], ops)
+        told = await self._records([key for key in others if key.startswith(_MEMORIES)], ops)
         for key in others:
             if self.transcripts.holds(key):
                 await self.transcripts.follow(key)
         await self._records(missed)
         for key in others:
-            if latest[key].kind == DELETED and key not in told and (what := named(key)):
-                told[key] = Told(DELETED, *what, UNKNOWN)  # another process of this machine was faster
+            if latest[key].kind == DELETED and key not in told and key.startswith(_MEMORIES):
+                told[key] = deletion_of(key)  # another process of this machine was faster
         await self._announce([*mine.items(), *(("", each) for each in told.values())])
 
     async def _settled(self, keys: Collection[str]) -> None:
@@ -292,9 +289,9 @@ class Follower:
                     gone.append(key)
                 elif key not in before or before[key].etag != entry.body.etag:
                     entries.append(entry)
-                if entry is not None and (action := action_of(key in before, entry.body)):
-                    told[key] = told_of(action, entry.body)
-            told |= {key: told_of("delete", before[key]) for key in gone if key in before}
+                if entry is not None and (change := change_of(key, entry.body.body, known=key in before)):
+                    told[key] = change
+            told |= {key: deletion_of(key, before[key].body) for key in gone if key in before}
             await self._catalogue.put(entries)
             await self._catalogue.remove(gone)
         return told

@@ -11,11 +11,11 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mappin
 from typing import Final
 
 from remanence import events
-from remanence.errors import AuthenticationFailed, CorruptRecord, Misconfigured, RemanenceError, WorldError
+from remanence.errors import AuthenticationFailed, Misconfigured, RemanenceError, WorldError
 from remanence.faces.agents.catalogue import Catalogue, Entry
-from remanence.faces.agents.changes import Told
-from remanence.faces.agents.following import AT_ONCE, DELETED, EMPTY, NOTED, RETRY, UNKNOWN, UPKEEP, Follower
-from remanence.faces.agents.records import CLASSES, MESSAGE, stored
+from remanence.faces.agents.changes import DELETED, Told, change_of, deletion_of
+from remanence.faces.agents.following import AT_ONCE, EMPTY, NOTED, RETRY, UPKEEP, Follower
+from remanence.faces.agents.records import MESSAGE
 from remanence.model import ABSENT, Notice, Wanted
 from remanence.protocols import Fetch, Gateway, Runtime, Watching
 from remanence.runtime.blocking import run
@@ -316,29 +316,15 @@ class Hearer(Follower):
         await self._records([key for key, each in latest.items() if each.kind == DELETED])
         asked = list(latest) if self.listeners else []
         records = await self._asked([Fetch(key) for key in asked]) if asked else []
-        told = [_told(key, None if each is None else each.body) for key, each in zip(asked, records, strict=True)]
+        told = [
+            deletion_of(key) if each is None else change_of(key, each.body, known=True)
+            for key, each in zip(asked, records, strict=True)
+        ]
         await self._announce([("", each) for each in told if each is not None])
 
 
 async def _nothing(keys: Sequence[str]) -> dict[str, Seen]:
     return {}
-
-
-def _told(key: str, body: bytes | None) -> Told | None:
-    """What was done last to a memory; None where it was only used, or cannot be read."""
-    _, kind, memory_id = key.split(":", 2)
-    if kind not in CLASSES:
-        return None
-    if body is None:
-        return Told(DELETED, kind, memory_id, UNKNOWN)
-    try:
-        memory = stored(body, key)
-    except CorruptRecord:
-        return None
-    if memory.updated_at < memory.last_accessed:
-        return None
-    action = "add" if memory.updated_at == memory.created_at else "update"
-    return Told(action, kind, memory_id, memory.agent_id)
 
 
 __all__ = ["Hearer", "SharedCatalogue"]
