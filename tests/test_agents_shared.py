@@ -238,8 +238,9 @@ def held_back(memory: MemoryArchitecture, monkeypatch: pytest.MonkeyPatch) -> Ca
     catalogue, waiting = library_of(memory).catalogue, []
     take = catalogue.take
 
-    async def later(entries, gone=()):
+    async def later(entries, gone=(), over=None):
         waiting.append((entries, gone))
+        return []
 
     def now() -> None:
         for entries, gone in waiting:

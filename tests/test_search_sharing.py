@@ -220,6 +220,21 @@ def test_what_is_put_while_others_are_embedded_anew_stays(path):
     assert len(index) == 2
 
 
+def test_what_is_amended_while_it_is_embedded_anew_stays_so(path):
+    opened(path, Counting()).put([Document(id=name, text="boat") for name in "ab"])
+    index, writer, asked = opened(path, Counting("other", 16)), opened(path), []
+
+    def source(wanted):
+        asked.append(sorted(wanted))
+        if len(asked) == 1:
+            writer.amend("a", importance=0.9)
+        return {id: Document(id=id, text="boat", importance=0.5 if len(asked) == 1 else 0.9) for id in wanted}
+
+    assert list(index.reembed(source))[-1][1] == 0
+    assert asked == [["a", "b"], ["a"]]
+    assert ids(index.search("boat", only=Filter(importance=0.9))) == ["a"]
+
+
 def test_without_an_embedder_there_is_nothing_to_embed_anew(path):
     opened(path, Counting()).put([Document(id="a", text="boat")])
     assert list(opened(path).reembed(lambda wanted: {})) == []

@@ -4,7 +4,7 @@ change log was followed. So that a memory is found and read while its server is 
 
 import json
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 import msgspec
@@ -45,10 +45,19 @@ class Bodies:
             if statement.strip():
                 self._database.run(statement)
 
-    def put(self, found: Iterable[Body]) -> None:
-        """Keep these, in place of what was kept of them."""
-        rows = [(each.id, each.etag, smaller(each.body)) for each in found]
+    def put(self, found: Sequence[Body], over: Mapping[str, str]) -> set[str]:
+        """Keep these where their versions here are still those of `over`, which lacks what was not here.
+
+        Returns the ids of the others. Within one transaction: other processes put theirs in meanwhile.
+        """
+        changed = self._changed([each.id for each in found], over)
+        rows = [(each.id, each.etag, smaller(each.body)) for each in found if each.id not in changed]
         self._database.many("REPLACE INTO bodies VALUES (?, ?, ?)", rows)
+        return changed
+
+    def _changed(self, ids: Sequence[str], over: Mapping[str, str]) -> set[str]:
+        now = self.versions(ids)
+        return {id for id in ids if now.get(id, "") != over.get(id, "")}
 
     def get(self, ids: Sequence[str]) -> dict[str, Body]:
         """Those of these ids that are here."""
@@ -74,9 +83,12 @@ class Bodies:
         rows = self._database.run(f"SELECT etag {wanted} ORDER BY id DESC LIMIT 1", span)
         return count, rows[0][0] if rows else ""
 
-    def remove(self, ids: Sequence[str]) -> None:
-        """Keep these no more."""
-        self._database.run("DELETE FROM bodies WHERE id IN (SELECT value FROM json_each(?))", (json.dumps(ids),))
+    def remove(self, ids: Sequence[str], over: Mapping[str, str] | None = None) -> set[str]:
+        """Keep these no more; with `over`, as `put` does."""
+        changed = set() if over is None else self._changed(ids, over)
+        gone = json.dumps([id for id in ids if id not in changed])
+        self._database.run("DELETE FROM bodies WHERE id IN (SELECT value FROM json_each(?))", (gone,))
+        return changed
 
     def gone(self, limit: int) -> list[str]:
         """Some of those that the index does not know any more."""

@@ -186,13 +186,19 @@ class Shelf:
         sql = f"SELECT piece, states FROM states WHERE piece IN {_LIST} AND embedder = ?"
         return dict(self.run(sql, (json.dumps(pieces), embedder)))
 
-    def outdated(self, embedder: int, limit: int) -> list[tuple[int, str]]:
-        """Documents with a piece that another embedder, or none, made the vector of."""
+    def outdated(self, embedder: int, limit: int) -> list[tuple[int, str, int]]:
+        """Documents with a piece that another embedder, or none, made the vector of: number, id and version."""
         sql = (
-            "SELECT DISTINCT d.number, d.id FROM pieces p JOIN documents d ON d.number = p.document "
+            "SELECT DISTINCT d.number, d.id, d.version FROM pieces p JOIN documents d ON d.number = p.document "
             "WHERE p.embedder IS NOT ? LIMIT ?"
         )
         return self.run(sql, (embedder, limit))
+
+    def unchanged(self, documents: Sequence[tuple[int, str, int]]) -> list[tuple[int, str]]:
+        """The numbers and ids of those that are there in the version that is told of them."""
+        sql = f"SELECT number, version FROM documents WHERE number IN {_LIST}"
+        now = dict(self.run(sql, (json.dumps([number for number, _, _ in documents]),)))
+        return [(number, id) for number, id, version in documents if now.get(number) == version]
 
     def outdated_count(self, embedder: int) -> int:
         """How many pieces another embedder, or none, made the vector of."""

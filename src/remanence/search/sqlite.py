@@ -5,7 +5,7 @@ every process, as soon as the call that made it returns.
 """
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, Final
 
@@ -24,6 +24,13 @@ from remanence.wire.sqlite import Database, sql_text
 
 SCHEMA: Final = 2
 _SWEPT: Final = 1000
+
+Within = Callable[[Database], Collection[str]]
+"""Called first in the commit of a change: for what its owner keeps beside the index. What it returns stays as it is."""
+
+
+def _all_of_them(database: Database) -> Collection[str]:
+    return ()
 
 
 class SQLiteIndex:
@@ -64,8 +71,8 @@ class SQLiteIndex:
         with self._mutex:
             yield self._connected()
 
-    def put(self, documents: Sequence[Document], within: Callable[[Database], None] | None = None) -> None:
-        """Add documents, all or none; one that is there already is replaced. `within` is called in the same commit.
+    def put(self, documents: Sequence[Document], within: Within = _all_of_them) -> None:
+        """Add documents, all or none; one that is there already is replaced. `within`: see `Within`.
 
         While the embedder is away they are found by their words, until `reembed` makes what is owed. Raises
         `InvalidArgument` for a document without id, or with text or numbers that cannot be stored.
@@ -79,33 +86,29 @@ class SQLiteIndex:
             with database.transaction():
                 shelf = Shelf(database)
                 version = shelf.next_version()
+                left = within(database)
                 for document, found in prepared:
-                    shelf.remove(document.id, version)
-                    self._shelve(shelf, document, found, version)
-                if within is not None:
-                    within(database)
+                    if document.id not in left:
+                        shelf.remove(document.id, version)
+                        self._shelve(shelf, document, found, version)
 
-    def remove(self, ids: Sequence[str], within: Callable[[Database], None] | None = None) -> int:
-        """Remove documents; returns how many there were. `within` is called in the same commit."""
+    def remove(self, ids: Sequence[str], within: Within = _all_of_them) -> int:
+        """Remove documents; returns how many there were. `within`: see `Within`."""
         with self._writing() as (shelf, version):
-            if within is not None:
-                within(self._connected())
-            return sum(shelf.remove(clean(id), version) for id in dict.fromkeys(ids))
+            left = within(self._connected())
+            return sum(shelf.remove(clean(id), version) for id in dict.fromkeys(ids) if id not in left)
 
     def amend(self, id: str, **changes: Any) -> bool:
         """Change `success`, `importance`, `trust`, `expires` or `uses` of a document; False where there is none."""
         return self.amend_all({id: changes}) > 0
 
-    def amend_all(
-        self, changes: Mapping[str, Mapping[str, Any]], within: Callable[[Database], None] | None = None
-    ) -> int:
-        """The same for many, all or none; returns how many there are. `within` is called in the same commit."""
+    def amend_all(self, changes: Mapping[str, Mapping[str, Any]], within: Within = _all_of_them) -> int:
+        """The same for many, all or none; returns how many there are. `within`: see `Within`."""
         for id, each in changes.items():
             checked_changes(id, each)
         with self._writing() as (shelf, version):
-            if within is not None:
-                within(self._connected())
-            return sum(shelf.amend(id, each, version) for id, each in changes.items())
+            left = within(self._connected())
+            return sum(shelf.amend(id, each, version) for id, each in changes.items() if id not in left)
 
     def sweep(self) -> int:
         """Remove some of the documents whose time is over; returns how many. They are not found in any case."""
@@ -140,8 +143,8 @@ class SQLiteIndex:
             rows = Shelf(database).outdated(self._maker, batch)
         if not rows:
             return None
-        found = source([id for _, id in rows])
-        parted = cut([checked(found[id]) for _, id in rows if id in found])
+        found = source([id for _, id, _ in rows])
+        parted = cut([checked(found[id]) for _, id, _ in rows if id in found])
         made = self._meaning.surely(parted.texts)
         with self._mutex:
             database = self._connected()
@@ -149,8 +152,9 @@ class SQLiteIndex:
             with database.transaction():  # not while it was embedded: others write meanwhile
                 shelf = Shelf(database)
                 version = shelf.next_version()
-                for number, id in rows:
-                    if shelf.remove_number(number, version) and id in prepared:
+                for number, id in shelf.unchanged(rows):
+                    shelf.remove_number(number, version)
+                    if id in prepared:
                         self._shelve(shelf, *prepared[id], version)
                 return len(rows), shelf.outdated_count(self._maker)
 

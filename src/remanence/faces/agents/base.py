@@ -11,13 +11,14 @@ from remanence.errors import CorruptRecord, InvalidArgument, Missing, Rejected, 
 from remanence.events import RecordSkipped
 from remanence.faces.access import Face, ttl_ms
 from remanence.faces.agents import records
-from remanence.faces.agents.catalogue import entry_of
+from remanence.faces.agents.catalogue import Entry, entry_of
 from remanence.faces.agents.changes import Told
+from remanence.faces.agents.filters import Listed, Sought, filtered
 from remanence.faces.agents.library import Library
-from remanence.faces.agents.types import AgentMemory, Found, MemoryType, Share
+from remanence.faces.agents.types import AgentMemory, Found, MemoryType
 from remanence.model import KEEP_TTL, NEVER, Delete, Edit, Patch, Put, Receipt
 from remanence.protocols import Fetch, Gateway
-from remanence.search.types import NOTHING, Favour, Filter, Hit, Mode
+from remanence.search.types import Favour, Filter, Hit
 from remanence.settings import Settings
 from remanence.stores.edits import NO_RECORD, EditRejected, edit
 from remanence.stores.resolve import patched
@@ -38,37 +39,6 @@ class Origin(Ttl, total=False):
 
     source: str
     trust: float
-
-
-class Sought(TypedDict, total=False):
-    """Which memories may be found, and how they are judged.
-
-    `mode`: "fused" by words and meaning, or "keyword" or "semantic" alone. `since` and `until` bound when a memory was
-    made; `importance` and `trust` are the least. `favour` raises what is recent, important or used.
-    """
-
-    mode: Mode
-    agent_id: str
-    since: datetime | None
-    until: datetime | None
-    importance: float
-    trust: float
-    favour: Favour
-
-
-class Listed(TypedDict, total=False):
-    """Which memories to list, at most `limit`, behind the page that gave `after`."""
-
-    agent_id: str
-    session_id: str
-    tags: Sequence[str]
-    success: bool
-    since: datetime | None
-    until: datetime | None
-    importance: float
-    trust: float
-    limit: int
-    after: str
 
 
 class Page(msgspec.Struct, Generic[M], frozen=True):
@@ -160,13 +130,15 @@ class Memories(Face):
         body = records.packed(memory, self._settings)
         with self._librarian().catalogue.own.writing([key]):
             receipts = await self._write(Put(key, body, ttl), *beside)
-            await self._wrote("add", key, body, receipts[0])
+            await self._wrote("add", key, receipts[0].op_id, entry_of(key, body, receipts[0].op_id), {})
         return memory
 
-    async def _wrote(self, action: str, key: str, body: bytes | None, receipt: Receipt, etag: str = "") -> None:
+    async def _wrote(self, action: str, key: str, op_id: str, entry: Entry | None, over: Mapping[str, str]) -> None:
+        """Have what was written found, put over what was known before it."""
+        library = self._librarian()
         _, kind, memory_id = key.split(":", 2)
-        entry = None if body is None else entry_of(key, body, etag or receipt.op_id)
-        await self._librarian().catalogue.wrote(receipt.op_id, Told(action, kind, memory_id, self.agent_id), entry)
+        left = await library.catalogue.wrote(op_id, Told(action, kind, memory_id, self.agent_id), entry, over)
+        await library.follower.refresh(left)
 
     # --- changing ---------------------------------------------------------------------------------
 
@@ -200,7 +172,7 @@ class Memories(Face):
         """
         key = self._key(kind, memory_id)
         patch = Patch(key, tuple(edits), ttl, default)
-        with self._librarian().catalogue.own.writing([key]):
+        async with self._librarian().catalogue.writing([key]) as before:
             try:
                 (receipt,) = await self._write(patch)
             except Rejected as error:
@@ -210,7 +182,7 @@ class Memories(Face):
             body, etag = await self._after(patch, receipt)
             if body is None:
                 return None
-            await self._wrote("update", key, body, receipt, etag)
+            await self._wrote("update", key, receipt.op_id, entry_of(key, body, etag or receipt.op_id), before)
         return records.stored(body, key)
 
     async def _after(self, patch: Patch, receipt: Receipt) -> tuple[bytes | None, str]:
@@ -228,9 +200,9 @@ class Memories(Face):
     async def _delete(self, kind: MemoryType, memory_id: str, *before: Put) -> None:
         """Delete a memory, and write something before that."""
         key = self._key(kind, memory_id)
-        with self._librarian().catalogue.own.writing([key]):
+        async with self._librarian().catalogue.writing([key]) as known:
             receipts = await self._write(*before, Delete(key))
-            await self._wrote("delete", key, None, receipts[-1])
+            await self._wrote("delete", key, receipts[-1].op_id, None, known)
 
     async def _pin(self, kind: MemoryType, memory_id: str, pinned: bool) -> Any:
         """A pinned memory lives for ever, and no upkeep touches it."""
@@ -327,7 +299,7 @@ class Memories(Face):
             gone = [hit.id for hit in hits if hit.id not in found]
             if not gone:
                 break
-            await library.catalogue.remove(gone)
+            await library.follower.refresh(gone)
         return [_found(hit, found[hit.id]) for hit in hits if hit.id in found]
 
     def _handed(self, found: list[Found], explain: bool) -> list[Any]:
@@ -355,46 +327,8 @@ def _found(hit: Hit, memory: Any) -> Found:
     return Found(memory=memory, score=hit.score, parts=None if hit.parts is None else dict(hit.parts))
 
 
-def filtered(kinds: tuple[str, ...], wanted: Any) -> Filter:
-    """A filter of what a caller named. Raises `InvalidArgument`."""
-    named = {"agent_id", "session_id", "tags", "success", "since", "until", "importance", "trust"}
-    if unknown := sorted(set(wanted) - named - {"limit", "after", "mode", "favour"}):
-        raise InvalidArgument(f"there is no argument {unknown[0]!r:.60}")
-    agent, session = wanted.get("agent_id"), wanted.get("session_id")
-    for name, text in (("agent_id", agent), ("session_id", session)):
-        if text is not None and not isinstance(text, str):
-            raise InvalidArgument(f"{name} must be text")
-    if not isinstance(wanted.get("success"), bool | None):
-        raise InvalidArgument("success must be True, False or None")
-    if not isinstance(wanted.get("favour", NOTHING), Favour):
-        raise InvalidArgument("favour must be a Favour")
-    return Filter(
-        kinds=kinds,
-        tags=tuple(records.texts(wanted.get("tags"), "tags")),
-        agents=() if agent is None else (agent,),
-        sessions=() if session is None else (session,),
-        success=wanted.get("success"),
-        since=_moment(wanted.get("since"), "since"),
-        until=_moment(wanted.get("until"), "until"),
-        importance=_least(wanted.get("importance"), "importance"),
-        trust=_least(wanted.get("trust"), "trust"),
-    )
-
-
-def _least(value: float | None, name: str) -> float | None:
-    return None if value is None else records.part(Share, value, name)
-
-
-def _moment(value: datetime | None, name: str) -> float | None:
-    if value is None:
-        return None
-    if not isinstance(value, datetime) or value.tzinfo is None:
-        raise InvalidArgument(f"{name} must be a datetime with its zone")
-    return value.timestamp()
-
-
 def _after(now: datetime, ttl: int) -> datetime | None:
     return None if ttl == NEVER else now + timedelta(milliseconds=ttl)
 
 
-__all__ = ["Identity", "Listed", "Memories", "Origin", "Page", "Sought"]
+__all__ = ["Identity", "Memories", "Origin", "Page"]

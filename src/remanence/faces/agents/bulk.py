@@ -75,8 +75,9 @@ class Bulk(Recall):
     async def _stored(self, made: list[tuple[AgentMemory, Put | Patch]]) -> None:
         writes = [write for _, write in made]
         catalogue = self._librarian().catalogue
-        with catalogue.own.writing(write.key for write in writes):
-            await catalogue.take(self._entries(made, await self._write(*writes)))
+        async with catalogue.writing([write.key for write in writes]) as before:
+            left = await catalogue.take(self._entries(made, await self._write(*writes)), over=before)
+            await self._librarian().follower.refresh(left)
 
     def _entries(self, made: list[tuple[AgentMemory, Put | Patch]], receipts: Sequence[Receipt]) -> list[Entry]:
         """What the index shall know of these; the log will tell of them."""

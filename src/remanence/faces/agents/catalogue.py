@@ -8,7 +8,8 @@ Processes of one machine share the file.
 import contextlib
 import os
 import threading
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -103,47 +104,86 @@ class Catalogue:
 
     # --- what this process wrote ----------------------------------------------------------------
 
-    async def wrote(self, op_id: str, told: Told, entry: Entry | None) -> None:
-        """Note that this process stored a memory, or deleted it (None). Where that fails, it is stored all the same."""
-        self.own.expect(op_id, told)
-        await self.take(
-            [] if entry is None else [entry], [f"memory:{told.kind}:{told.memory_id}"] if entry is None else []
-        )
+    @asynccontextmanager
+    async def writing(self, keys: Sequence[str]) -> AsyncIterator[dict[str, str]]:
+        """While these keys are written: which versions were here before, to put what was written over these alone."""
+        with self.own.writing(keys):
+            try:
+                before = await self.versions(keys)
+            except RemanenceError as error:  # it is stored all the same
+                self._tell(events.IndexFailed(str(error)))
+                before = {}
+            yield before
 
-    async def take(self, entries: Sequence[Entry], gone: Sequence[str] = ()) -> None:
-        """Have what this process wrote found, and what it deleted found no more, if that can be."""
+    async def wrote(self, op_id: str, told: Told, entry: Entry | None, over: Mapping[str, str]) -> list[str]:
+        """Note that this process stored a memory, or deleted it (None). Returns as `take`."""
+        self.own.expect(op_id, told)
+        gone = [f"memory:{told.kind}:{told.memory_id}"] if entry is None else []
+        return await self.take([] if entry is None else [entry], gone, over)
+
+    async def take(
+        self, entries: Sequence[Entry], gone: Sequence[str] = (), over: Mapping[str, str] | None = None
+    ) -> list[str]:
+        """Have what this process wrote found, and what it deleted found no more, if that can be.
+
+        `over`: the versions before it was written, as `writing` told them; None for what can have no later one.
+        Returns what was changed here meanwhile, and is to be looked at in the store.
+        """
         try:
-            await self.put(entries)
-            await self.remove(gone)
+            return [*await self.put(entries, over or {}), *await self.remove(gone, over)]
         except RemanenceError as error:
             self._tell(events.IndexFailed(str(error)))
+            return []
 
-    async def put(self, entries: Sequence[Entry]) -> None:
-        """Have these found from now on, as they are now."""
-        if entries:
-            await self._aside(lambda: self._put(entries))
+    async def put(self, entries: Sequence[Entry], over: Mapping[str, str]) -> list[str]:
+        """Have these found from now on, as they are now, where what is here is still of the versions in `over`.
 
-    def _put(self, entries: Sequence[Entry]) -> None:
+        Who reads the store, and who writes to it, put in what they saw, each in its own time: without this, a version
+        could be put over a later one. `over` lacks what was not here. Returns the ids of those that were left out.
+        """
+        return await self._aside(lambda: self._put(entries, over)) if entries else []
+
+    def _put(self, entries: Sequence[Entry], over: Mapping[str, str]) -> list[str]:
         known = self._get([each.body.id for each in entries])
-        fresh: list[Entry] = []
-        amended: list[Entry] = []
+        fresh: dict[str, Entry] = {}
+        amended: dict[str, Entry] = {}
+        left: set[str] = set()
         for each in entries:
-            before = known.get(each.body.id)
-            if before is None or before.etag != each.body.etag:
-                (amended if before is not None and _only_amended(before, each) else fresh).append(each)
-        if fresh:
-            bodies = [each.body for each in fresh]
-            self._local.put([each.document for each in fresh], lambda database: Bodies(database).put(bodies))
-        if amended:
-            kept = [each.body for each in amended]
-            changes = {each.body.id: {name: getattr(each.document, name) for name in _CHANGING} for each in amended}
-            self._local.amend_all(changes, lambda database: Bodies(database).put(kept))
+            id, before = each.body.id, known.get(each.body.id)
+            if before is not None and before.etag == each.body.etag != "":
+                continue
+            if before is not None and _only_amended(before, each):
+                amended[id] = each
+            else:
+                fresh[id] = each
 
-    async def remove(self, ids: Sequence[str]) -> None:
-        """Have these found no more."""
+        def keeping(some: Iterable[Entry]) -> Callable[[Database], set[str]]:
+            def keep(database: Database) -> set[str]:
+                changed = Bodies(database).put([each.body for each in some], over)
+                left.update(changed)
+                return changed
+
+            return keep
+
+        if fresh:
+            self._local.put([each.document for each in fresh.values()], keeping(fresh.values()))
+        if amended:
+            changes = {id: {name: getattr(each.document, name) for name in _CHANGING} for id, each in amended.items()}
+            self._local.amend_all(changes, keeping(amended.values()))
+        return list(left)
+
+    async def remove(self, ids: Sequence[str], over: Mapping[str, str] | None = None) -> list[str]:
+        """Have these found no more; with `over`, as `put` does."""
+        left: set[str] = set()
+
+        def keep(database: Database) -> set[str]:
+            left.update(Bodies(database).remove(ids, over))
+            return left
+
         if ids:
             self.removed(ids)
-            await self._aside(lambda: self._local.remove(ids, lambda database: Bodies(database).remove(ids)))
+            await self._aside(lambda: self._local.remove(ids, keep))
+        return list(left)
 
     # --- asking ---------------------------------------------------------------------------------
 

@@ -3,8 +3,9 @@
 from typing import Any, Unpack
 
 from remanence.faces.agents import records
-from remanence.faces.agents.base import Listed, Origin, Page, Sought, filtered
+from remanence.faces.agents.base import Origin, Page
 from remanence.faces.agents.context import step_tokens
+from remanence.faces.agents.filters import Listed, Sought, filtered
 from remanence.faces.agents.tokens import estimate
 from remanence.faces.agents.types import EpisodicMemory
 from remanence.faces.agents.working import Working, tools_used

@@ -9,18 +9,16 @@ from pathlib import Path
 from typing import Any, Final
 
 from remanence import events
-from remanence.errors import CorruptRecord, InvalidArgument, RemanenceError, WorldError, WrongKind
-from remanence.faces.agents.catalogue import Catalogue, Entry, entry_of
-from remanence.faces.agents.changes import DELETED, Heard, Told, change_of, deletion_of
-from remanence.faces.agents.records import PREFIXES, version_of
+from remanence.errors import InvalidArgument, RemanenceError, WorldError
+from remanence.faces.agents.catalogue import Catalogue
+from remanence.faces.agents.changes import DELETED, Heard, Told, deletion_of
+from remanence.faces.agents.records import PREFIXES
+from remanence.faces.agents.refreshing import AT_ONCE, Refresher
 from remanence.faces.agents.transcripts import Transcripts
-from remanence.model import RESYNC, Notice, Reading, Wanted
-from remanence.protocols import Ask, Fetch, Gateway, Watching
+from remanence.model import RESYNC, Notice, Wanted
+from remanence.protocols import Gateway, Watching
 from remanence.stores.shelf import Lock
 
-EMPTY: Final[Mapping[str, str]] = {}
-AT_ONCE: Final = 100
-"""Memories that are read and put in together: what one trip carries, and a moment's embedding."""
 TAKEN: Final = 500
 """Notices that are handled together: most of them are of what this process knows."""
 WRITING: Final = 0.25
@@ -37,7 +35,7 @@ UPKEEP: Final = 5.0
 _MEMORIES: Final = tuple(PREFIXES.values())
 
 
-class Follower:
+class Follower(Refresher):
     """One process's part in keeping a catalogue."""
 
     def __init__(
@@ -51,9 +49,7 @@ class Follower:
         deadline: float,
     ) -> None:
         """`messages`: what the keys of sessions begin with, None to leave them out. `lock`: who has it reads all."""
-        self._gateway = gateway
-        self._catalogue = catalogue
-        self._tell = tell
+        super().__init__(gateway, catalogue, tell)
         self.transcripts = Transcripts(gateway, catalogue, messages)
         self._lock = lock
         self._deadline = deadline
@@ -269,56 +265,6 @@ class Follower:
     async def _announce(self, heard: Heard) -> None:
         for listener in self.listeners if heard else ():
             await listener(heard)
-
-    async def _records(self, keys: Sequence[str], ops: Mapping[str, str] = EMPTY) -> dict[str, Told]:
-        """Have the catalogue know these memories as they are now; what was done to each.
-
-        `ops`: the last operation of each, so that the store is not asked for what the catalogue has.
-        """
-        told: dict[str, Told] = {}
-        for start in range(0, len(keys), AT_ONCE):
-            some = keys[start : start + AT_ONCE]
-            before = await self._catalogue.bodies(some)
-            entries, gone = [], []
-            known = {key: each for key, each in before.items() if each.etag == ops.get(key)}
-            asked = [key for key in some if key not in known]
-            records = dict(zip(asked, await self._asked([Fetch(key) for key in asked]), strict=True)) if asked else {}
-            for key in some:
-                entry = self._entry(key, known.get(key) or records[key])
-                if entry is None:
-                    gone.append(key)
-                elif key not in before or before[key].etag != entry.body.etag:
-                    entries.append(entry)
-                if entry is not None and (change := change_of(key, entry.body.body, known=key in before)):
-                    told[key] = change
-            told |= {key: deletion_of(key, before[key].body) for key in gone if key in before}
-            await self._catalogue.put(entries)
-            await self._catalogue.remove(gone)
-        return told
-
-    def _entry(self, key: str, record: Any) -> Entry | None:
-        if record is None:
-            return None
-        try:
-            return entry_of(key, record.body, record.etag or version_of(record.body))
-        except CorruptRecord as error:
-            self._tell(events.RecordSkipped(key, 0, str(error)))
-            return None
-
-    async def _asked(self, asks: Sequence[Ask]) -> list[Any]:
-        """What the store answers; None for what cannot be read, which is told."""
-        try:
-            return [each.value for each in await self._gateway.read(asks, fresh=True)]
-        except (CorruptRecord, WrongKind):
-            return [await self._asked_alone(each) for each in asks]
-
-    async def _asked_alone(self, ask: Ask) -> Any:
-        try:
-            found: list[Reading[Any]] = await self._gateway.read([ask], fresh=True)
-            return found[0].value
-        except (CorruptRecord, WrongKind) as error:
-            self._tell(events.RecordSkipped(ask.key, 0, str(error)))
-            return None
 
     # --- everything -------------------------------------------------------------------------------
 

@@ -5,8 +5,9 @@ from typing import Any, Final
 
 from remanence.errors import InvalidArgument, Unavailable
 from remanence.faces.agents import records
-from remanence.faces.agents.base import MOST_LISTED, filtered
+from remanence.faces.agents.base import MOST_LISTED
 from remanence.faces.agents.bulk import Bulk
+from remanence.faces.agents.filters import filtered
 from remanence.faces.agents.tending.unwanted import beginning
 from remanence.faces.agents.types import TYPES
 from remanence.model import Erased

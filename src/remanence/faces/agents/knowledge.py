@@ -3,8 +3,9 @@
 from typing import Any, Unpack
 
 from remanence.faces.agents import records
-from remanence.faces.agents.base import Listed, Origin, Page, Sought, filtered
+from remanence.faces.agents.base import Origin, Page
 from remanence.faces.agents.episodes import Episodes
+from remanence.faces.agents.filters import Listed, Sought, filtered
 from remanence.faces.agents.types import EpisodicMemory, SemanticMemory
 from remanence.stores.edits import edit
 

@@ -5,8 +5,8 @@ from typing import Any, Final, Unpack
 
 from remanence.errors import CorruptRecord, Missing, WorldError
 from remanence.faces.agents import records
-from remanence.faces.agents.base import Sought, filtered
 from remanence.faces.agents.context import Context, build
+from remanence.faces.agents.filters import Sought, filtered
 from remanence.faces.agents.skills import Skills
 from remanence.faces.agents.tokens import Counter, estimate
 from remanence.faces.agents.types import TYPES, Found, MemoryType

@@ -14,8 +14,9 @@ from remanence import events
 from remanence.errors import AuthenticationFailed, Misconfigured, RemanenceError, WorldError
 from remanence.faces.agents.catalogue import Catalogue, Entry
 from remanence.faces.agents.changes import DELETED, Told, change_of, deletion_of
-from remanence.faces.agents.following import AT_ONCE, EMPTY, NOTED, RETRY, UPKEEP, Follower
+from remanence.faces.agents.following import NOTED, RETRY, UPKEEP, Follower
 from remanence.faces.agents.records import MESSAGE
+from remanence.faces.agents.refreshing import AT_ONCE, EMPTY
 from remanence.model import ABSENT, Notice, Wanted
 from remanence.protocols import Fetch, Gateway, Runtime, Watching
 from remanence.runtime.blocking import run
@@ -62,7 +63,13 @@ class SharedCatalogue(Catalogue):
                 return
             self._open = True
 
-    async def take(self, entries: Sequence[Entry], gone: Sequence[str] = ()) -> None:
+    async def versions(self, ids: Sequence[str]) -> dict[str, str]:
+        """None: the index itself compares versions."""
+        return {}
+
+    async def take(
+        self, entries: Sequence[Entry], gone: Sequence[str] = (), over: Mapping[str, str] | None = None
+    ) -> list[str]:
         """Have what this process wrote found, and what it deleted found no more: now, or as soon as that can be."""
         left = [*(each.body.id for each in entries), *gone]
         try:
@@ -75,6 +82,7 @@ class SharedCatalogue(Catalogue):
         except RemanenceError as error:
             self._tell(events.IndexFailed(str(error)))
         self.later(left)
+        return []
 
     def later(self, keys: Iterable[str]) -> None:
         """These could not be put in or taken out, or have not reached the store: look at them again."""
@@ -101,10 +109,11 @@ class SharedCatalogue(Catalogue):
         """See `VectorSetIndex.behind`."""
         return await self._runtime.aside(lambda: self._shared.behind(versions))
 
-    async def remove(self, ids: Sequence[str]) -> None:
+    async def remove(self, ids: Sequence[str], over: Mapping[str, str] | None = None) -> list[str]:
         """Have these found no more, unless the store has them."""
         self.removed(ids)
         self.later(await self.keep({id: Seen(ABSENT, None) for id in ids}))
+        return []
 
     async def search(
         self,
@@ -216,13 +225,6 @@ class Hearer(Follower):
     async def level(self, timeout: float) -> bool:
         """True: a memory is in the index when the call that saved it returns."""
         return True
-
-    async def refresh(self, keys: Sequence[str]) -> None:
-        """Have the index know how often these were used, and how long they live by now."""
-        try:
-            await self._records(keys)
-        except RemanenceError as error:
-            self._tell(events.IndexFailed(str(error)))
 
     async def _begin(self, watch: Watching) -> bool:
         """Put in what was there before the index; False while another process does."""

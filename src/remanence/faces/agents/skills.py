@@ -4,7 +4,8 @@ from typing import Any, Unpack
 
 from remanence.errors import InvalidArgument, InvalidValue
 from remanence.faces.agents import records
-from remanence.faces.agents.base import Listed, Origin, Page, Sought, filtered
+from remanence.faces.agents.base import Origin, Page
+from remanence.faces.agents.filters import Listed, Sought, filtered
 from remanence.faces.agents.knowledge import Knowledge
 from remanence.faces.agents.types import Seconds, SkillMemory
 from remanence.model import NEVER, Patch

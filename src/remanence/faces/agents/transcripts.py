@@ -39,7 +39,7 @@ class Transcripts:
             items = await self._items(key, count, min(length, count + AT_ONCE))
             if not items:
                 return
-            await self._catalogue.put([self._message(key, at, item) for at, item in enumerate(items, count)])
+            await self._catalogue.put([self._message(key, at, item) for at, item in enumerate(items, count)], {})
             count += len(items)
 
     async def _length(self, key: str) -> int:

@@ -1,6 +1,6 @@
 """A face as it is tended: what consolidation and the audit need, over the gateway and the library."""
 
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final, TypeVar
 
@@ -122,12 +122,12 @@ class Tended:
         if not writes:
             return [False] * len(steps)
         done = [False] * len(steps)
-        with self._library.catalogue.own.writing(write.key for write in writes.values()):
+        async with self._library.catalogue.writing([write.key for write in writes.values()]) as before:
             receipts = await self._gateway.write(list(writes.values()), ack="store")
             for place, receipt in zip(writes, receipts, strict=True):
                 done[place] = receipt.state != "rejected"
                 if done[place]:
-                    await self._indexed(steps[place], writes[place], receipt.op_id)
+                    await self._indexed(steps[place], writes[place], receipt.op_id, before)
         return done
 
     def _write_of(self, step: Step, known: dict[str, Any]) -> Write | None:
@@ -141,11 +141,12 @@ class Tended:
             return Delete(record.key, record.etag)
         return Put(record.key, records.packed(step.now, self._settings), self._ttl(step.now), record.etag)
 
-    async def _indexed(self, step: Step, write: Write, op_id: str) -> None:
+    async def _indexed(self, step: Step, write: Write, op_id: str, before: Mapping[str, str]) -> None:
         action = "add" if isinstance(step, Add) else "delete" if isinstance(step, Remove) else "update"
         _, kind, memory_id = write.key.split(":", 2)
         entry = entry_of(write.key, write.body, op_id) if isinstance(write, Put) else None
-        await self._library.catalogue.wrote(op_id, Told(action, kind, memory_id, self._agent), entry)
+        left = await self._library.catalogue.wrote(op_id, Told(action, kind, memory_id, self._agent), entry, before)
+        await self._library.follower.refresh(left)
 
     def _ttl(self, memory: AgentMemory) -> int:
         if memory.expires_at is None:
