@@ -3,6 +3,8 @@
 import pytest
 
 from remanence import Memory, MemoryClient
+from remanence.model import Put
+from remanence.runtime.blocking import run
 from remanence.settings import Settings
 
 
@@ -44,3 +46,30 @@ def test_a_url_given_outright_beats_a_backend_of_the_environment():
     assert Settings.build({"MEMORY_BACKEND": "sqlite"}, url="redis://h:1/0").backend == "redis"
     assert Settings.build({"MEMORY_BACKEND": "sqlite", "REDIS_URL": "redis://h:1/0"}).backend == "sqlite"
     assert Settings.build({"REDIS_URL": "redis://h:1/0"}, backend="sqlite").backend == "sqlite"
+
+
+def test_a_scan_has_what_was_pending_when_it_began(fresh_server, monkeypatch):
+    """Though it is sent between two pages, to a part of the store that the first one told of."""
+    server = fresh_server()
+    with Memory("127.0.0.1", server.port) as memory:
+        gateway, held = memory.engine.gateway, [True]
+        run(gateway.write([Put(f"memory:k{n}", b"1") for n in range(1000)]))
+        apply = gateway.store.apply
+
+        async def held_back(*batch):
+            while held:
+                await gateway.runtime.sleep(0.005)
+            return await apply(*batch)
+
+        monkeypatch.setattr(gateway.store, "apply", held_back)
+        monkeypatch.setattr(gateway.store, "flight", lambda *batch: None)
+        run(gateway.write([Put(f"memory:late{n}", b"1") for n in range(50)], ack="journal"))
+        found, cursor = run(gateway.scan("memory:", "", 500))
+        assert cursor, "there is a second page"
+        held.clear()
+        assert memory.engine.flush(10.0)
+        while cursor:
+            keys, cursor = run(gateway.scan("memory:", cursor, 500))
+            found += keys
+        assert {f"memory:late{n}" for n in range(50)} <= set(found)
+        assert {f"memory:k{n}" for n in range(1000)} <= set(found)

@@ -319,7 +319,7 @@ class Reader:
                 owner.contact.reached()
                 changed = self._changed(prefix, late)
                 found = dict.fromkeys(key for key in keys if changed.get(key, True))
-                if not following:
+                if not cursor:  # later it may have been sent, to a part that the store told of before
                     found |= dict.fromkeys(key for key, there in changed.items() if there)
                 return list(found), following
         with owner.mutex:
