@@ -254,7 +254,7 @@ class EveryPlace:
                     memory.set(name, 1)
                 assert eventually(lambda: len(found) == 3)
                 assert pairs(found) == [("b1", "set"), ("bad", "set"), ("b2", "set")]
-                assert heard.of(events.ListenerFailed) == [events.ListenerFailed("ValueError")]
+                assert heard.soon(events.ListenerFailed) == [events.ListenerFailed("ValueError")]
             assert watcher.closed
             memory.b3 = 1
             with memory.on_change(found.append, "b4", since=found[-1].cursor):
@@ -473,7 +473,7 @@ def test_t48_ten_thousand_callbacks(namespace: str):
                 await memory.set(f"x{n}", n)
             await until(lambda: heard == 3 * 9998)
             assert time.monotonic() - started < 4.0
-            assert told == [events.ListenerFailed("RuntimeError")] * 3
+            await until(lambda: told == [events.ListenerFailed("RuntimeError")] * 3)
             for watcher in watchers:
                 watcher.close()
             never.set()

@@ -106,7 +106,7 @@ def test_t26_damaged_files(
         assert not judge([each for each in found if each.startswith("w:")], []).disordered
         kept = [each for each in path.parent.iterdir() if ".damaged-" in each.name]
         if kept:
-            assert any(Path(each.kept).name in {k.name for k in kept} for each in heard.of(events.JournalSetAside))
+            assert any(Path(each.kept).name in {k.name for k in kept} for each in heard.soon(events.JournalSetAside))
         elif suffix != "-wal" and whole:
             assert len([each for each in found if each.startswith("w:")]) == 300 or damage is garble
 
@@ -269,5 +269,5 @@ def test_t39_t52_a_row_that_cannot_be_read_is_set_aside_alone(server: Server, na
             assert memory.engine.flush(5), memory.engine.status()
             status = memory.engine.status()
             assert status.dead_letters == 1
-            assert len(heard.of(events.DeadLettered)) == 1
+            assert len(heard.soon(events.DeadLettered)) == 1
     assert items_of(server, namespace) == [*(f"w:{i}" for i in range(1, 11) if i != 5), "new:1"]

@@ -79,7 +79,7 @@ def test_t43_a_log_cut_off_past_the_cursor(server: Server, namespace: str, impat
         client.xtrim(Keyspace(namespace).log, maxlen=2, approximate=False)
         proxy.accept()
         assert taken(watcher, 1) == [("", "resync")]
-        assert heard.of(events.Resynced) == [events.Resynced(-1)]
+        assert heard.soon(events.Resynced) == [events.Resynced(-1)]
         writer.x10 = 10
         assert taken(watcher, 1) == names(10)
         with writer.watch(since=saved) as again:
@@ -140,5 +140,5 @@ def test_t43_a_replica_promoted_without_the_last_entries(fresh_server: Fresh, na
         changes = [name for name, kind in found if kind != "resync"]
         assert resyncs == ["x2", "x7", "x8"]
         assert sorted(changes) == ["x2", "x7", "x8", "x9"]
-        assert heard.of(events.Resynced) == [events.Resynced(3)]
+        assert heard.soon(events.Resynced) == [events.Resynced(3)]
         assert memory.x8 == "lost", "the journal sent it again"

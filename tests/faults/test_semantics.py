@@ -213,7 +213,7 @@ def test_t39_poison_in_the_middle(server: Server, namespace: str):
             assert memory.n == 10
             status = memory.engine.status()
             assert status.dead_letters == 3
-            assert {each.key for each in heard.of(events.DeadLettered)} == {"memory:poison", "text"}
+            assert {each.key for each in heard.soon(events.DeadLettered, 3)} == {"memory:poison", "text"}
             with pytest.raises(WrongKind):
                 memory.poison = 2
             with pytest.raises(WrongKind):

@@ -162,7 +162,7 @@ def test_t04_a_server_that_restarts_empty_is_told_again(fresh_server: Fresh, nam
         assert eventually(lambda: len(items_of(server, namespace)) == 51)
         assert not judge(items_of(server, namespace), [f"w:{i + 1}" for i in range(51)])
         assert memory.n == 50
-        assert sum(each.count for each in heard.of(events.Rewound)) == 100
+        assert sum(each.count for each in heard.soon(events.Rewound)) == 100
         assert not heard.of(events.DataLost)
 
 
@@ -298,7 +298,7 @@ def test_t11_down_at_start_up_then_there(fresh_server: Fresh, namespace: str):
         status = memory.engine.status()
         assert status.ready and status.available and status.pending == 0 and status.reason == ""
         assert items_of(server, namespace) == [f"w:{i + 1}" for i in range(30)]
-        assert heard.of(events.BecameAvailable)
+        assert heard.soon(events.BecameAvailable)
         assert eventually(lambda: sum(each.count for each in heard.of(events.Replayed)) > 0)
 
 

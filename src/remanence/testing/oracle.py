@@ -65,6 +65,11 @@ class Heard:
         """Those of one kind."""
         return [each for each in list(self.events) if isinstance(each, kind)]
 
+    def soon(self, kind: type[E], count: int = 1) -> list[E]:
+        """The same as soon as there are so many: an event is told behind what it tells of."""
+        eventually(lambda: len(self.of(kind)) >= count)
+        return self.of(kind)
+
 
 # --- oracle files ---------------------------------------------------------------------------------
 
