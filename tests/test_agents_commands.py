@@ -188,7 +188,9 @@ def test_all_memories_go_through_another_embedder(answered: Answered, monkeypatc
     with MemoryArchitecture() as memory:
         memory.add_semantic("Probes need a minute")
     assert answered("search", "probes", "--mode", "semantic", "--json")[0] == 1
+    assert "without an embedder" in answered("search", "probes", "--mode", "semantic")[2]
     monkeypatch.delenv("REMANENCE_EMBEDDER")
+    assert "remanence memories embed" in answered("search", "zzz", "--type", "skill", "--mode", "semantic")[2]
     assert answered("memories", "embed", "--json")[0] == 0  # together with the background, which begins at once
     assert answered("search", "probes", "--mode", "semantic", "--json")[0] == 0
     assert answered("memories", "embed", "--json")[1] == {"embedded": 0}

@@ -20,6 +20,9 @@ _VERBS: Final[dict[str, Callable[..., Coroutine[Any, Any, list[Any]]]]] = {
     "message": Agents.search_messages,
 }
 
+_WITHOUT: Final = "without an embedder (REMANENCE_EMBEDDER=none) nothing is found by meaning"
+_BEFORE: Final = "what another embedder embedded is found by meaning after: remanence memories embed"
+
 
 def configure(parser: ArgumentParser) -> None:
     """The verb's own arguments."""
@@ -43,6 +46,8 @@ def run(call: Namespace, output: Output) -> int:
     everything = [each for some in found.values() for each in some]
     if not everything:
         output.say("nothing was found")
+        if call.mode == "semantic":
+            output.note(_WITHOUT if settings.embedder == "none" else _BEFORE)
         return 1
     why = ("why",) if call.explain else ()
     rows = [
