@@ -1,15 +1,23 @@
 """One memory, changed by several at the same time: the index never goes back to an earlier version."""
 
+import random
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import partial
 from inspect import iscoroutinefunction
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from remanence import MemoryArchitecture
+from remanence.errors import Missing, Rejected
 from remanence.faces.agents.library import Library
+from remanence.faces.agents.records import skill_id
+from remanence.protocols import Fetch
 from remanence.runtime.blocking import run
+from remanence.testing.oracle import eventually
 
 Make = Callable[..., MemoryArchitecture]
 
@@ -221,3 +229,43 @@ def test_loaded_twice_a_skill_is_found_as_it_was_loaded_last(pair):
     for word in ("first", "second"):
         agent.load([{"type": "skill", "skill_name": "s", "description": word, "action_sequence": []}])
         assert words(agent) == words(other) == {word}
+
+
+def test_whatever_several_do_at_once_each_finds_what_it_wrote_and_the_indexes_come_to_hold_what_the_store_has(
+    make: Make, tmp_path: Path
+):
+    agents = [make("a"), make("b"), make("c", path=str(tmp_path / "other"))]
+    missed: list[str] = []
+
+    def change(number: int) -> None:
+        agent, chance = agents[number], random.Random(number)
+        for turn in range(40):
+            name, word = f"s{chance.randrange(3)}", f"w{number}x{turn}"
+            with suppress(Missing, Rejected):  # another was faster
+                match chance.randrange(4):
+                    case 0:
+                        agent.delete_skill(name)
+                    case 1:
+                        agent.update_skill(name, description=word)
+                    case 2:
+                        agent.load([{"type": "skill", "skill_name": name, "description": word}])
+                    case _:
+                        agent.save_skill(name, word, [])
+            mine = agent.save_episode(word, "o", True, 1.0).memory_id
+            agent.update_episode(mine, task_prompt=f"{word}y", importance=0.9)
+            old, new = (agent.search_episodes(each, mode="keyword") for each in (word, f"{word}y"))
+            if old or [each.memory_id for each in new] != [mine]:
+                missed.append(word)
+
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(change, range(len(agents))))
+    assert not missed
+    keys = [f"memory:skill:{skill_id(f's{n}')}" for n in range(3)]
+
+    def stored() -> dict[str, str]:
+        readings = run(agents[0].engine.gateway.read([Fetch(key) for key in keys], fresh=True))
+        return {each.value.key: each.value.etag for each in readings if each.value is not None}
+
+    for agent in agents:
+        catalogue = library_of(agent).catalogue
+        assert eventually(lambda versions=catalogue.versions: run(versions(keys)) == stored())  # type: ignore[misc]

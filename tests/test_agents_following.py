@@ -73,7 +73,7 @@ def test_where_the_log_is_cut_all_is_read(make: Make, tmp_path: Path, monkeypatc
         writer.delete_skill("gone")
         writer.load(episodes(MANY))
     assert eventually(lambda: reader.get_stats()["episodic"] == MANY, 30.0)
-    assert reader.get_stats()["skill"] == 0
+    assert eventually(lambda: reader.get_stats()["skill"] == 0)  # one type is read after the other
     assert 1 <= len(anew) <= 3
     writer.save_skill("later", "d", [])
     assert eventually(lambda: reader.get_stats()["skill"] == 1)

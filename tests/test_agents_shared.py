@@ -24,6 +24,7 @@ from remanence.protocols import Fetch
 from remanence.runtime.blocking import run
 from remanence.search.types import Document
 from remanence.testing.clusters import Cluster
+from remanence.testing.oracle import eventually
 from remanence.testing.servers import Server, available_servers
 from remanence.wire.keys import Keyspace
 
@@ -55,14 +56,6 @@ def opens(redis8: Server, namespace: str, tmp_path: Path) -> Iterator[Opens]:
             return stack.enter_context(MemoryArchitecture(backend="redis", agent_id=agent_id, **{**told, **options}))
 
         yield opened
-
-
-def eventually(what: Callable[[], Any]) -> Any:
-    limit = time.monotonic() + TIMEOUT
-    while not (found := what()):
-        assert time.monotonic() < limit, "it never came"
-        time.sleep(0.02)
-    return found
 
 
 def names(found):
@@ -144,7 +137,7 @@ def test_what_was_there_before_the_index_is_found(opens):
         before.load({"type": "skill", "skill_name": f"skill_{n}", "description": f"number {n}"} for n in range(250))
     memory = opens()
     memory.search_skills("number")
-    eventually(lambda: memory.get_stats()["indexed"])
+    assert eventually(lambda: memory.get_stats()["indexed"])
     assert memory.get_stats()["skill"] == 250
     assert names(memory.search_skills("skill_77", limit=1)) == ["skill_77"]
 
@@ -166,7 +159,7 @@ def test_after_a_change_of_embedder_all_is_found_again(opens):
     for n in range(30):
         before.save_skill(f"skill_{n}", "open the door", [])
     after = opens("b", embedder=Vowels())
-    eventually(lambda: len(after.search_skills("door", limit=50, mode="semantic")) == 30)
+    assert eventually(lambda: len(after.search_skills("door", limit=50, mode="semantic")) == 30)
     assert len(before.search_skills("door", limit=50, mode="semantic")) == 30
     after.save_skill("another", "close the door", [])
     assert len(after.search_skills("door", limit=50, mode="semantic")) == 31
@@ -183,7 +176,7 @@ def test_what_is_erased_by_its_keys_is_out_of_the_index_too(opens):
 
 
 def library_of(memory: MemoryArchitecture) -> Any:
-    eventually(lambda: memory.get_stats()["indexed"])
+    assert eventually(lambda: memory.get_stats()["indexed"])
     return memory.engine.library(memory.engine.settings)
 
 
@@ -213,7 +206,7 @@ def test_where_the_log_does_not_go_on_all_is_put_in_that_is_missing_and_what_is_
     catalogue.index.remove([lost])
     catalogue.index.put([Document(id=stale, text="door", kind="skill")])
     opens("b").search_skills("door")
-    eventually(lambda: catalogue.index.list() == ([lost], ""))
+    assert eventually(lambda: catalogue.index.list() == ([lost], ""))
     assert run(catalogue.cursor()) not in (None, "1-1/another's")
 
 
@@ -221,10 +214,10 @@ def test_what_another_process_deleted_is_taken_out_by_who_hears_of_it(opens):
     one = opens()
     kept = one.add_semantic("Bread needs salt", "baking")
     with contextlib.closing(opens("b", index="local")) as other:  # which does not know of the index
-        eventually(lambda: other.list_semantic().memories)
-        eventually(lambda: one.get_stats()["indexed"])
+        assert eventually(lambda: other.list_semantic().memories)
+        assert eventually(lambda: one.get_stats()["indexed"])
         other.delete_semantic(kept.memory_id)
-        eventually(lambda: one.get_stats()["semantic"] == 0)
+        assert eventually(lambda: one.get_stats()["semantic"] == 0)
 
 
 @pytest.fixture
@@ -299,13 +292,13 @@ def test_what_its_writer_did_not_put_in_others_do(opens, soon, monkeypatch):
     library_of(other)
     held_back(one, monkeypatch)
     one.save_skill("open_door", "Open the door with a key", [])
-    eventually(lambda: names(other.search_skills("door")) == ["open_door"])
+    assert eventually(lambda: names(other.search_skills("door")) == ["open_door"])
     one.delete_skill("open_door")
-    eventually(lambda: library_of(other).catalogue.index.counts() == {})
+    assert eventually(lambda: library_of(other).catalogue.index.counts() == {})
     with contextlib.closing(opens("c", index="local")) as local:
         local.add_semantic("Bread needs salt", "baking")
         local.update_semantic(local.add_semantic("Soup", "baking").memory_id, tags=["x"])
-    eventually(lambda: [each.pattern for each in other.search_semantic("salt", tags=["x"])] == ["Soup"])
+    assert eventually(lambda: [each.pattern for each in other.search_semantic("salt", tags=["x"])] == ["Soup"])
     assert len(other.search_semantic("salt")) == 2
 
 
@@ -317,8 +310,8 @@ def test_what_nobody_put_in_is_put_in_by_who_comes_next(opens, soon, monkeypatch
         local.save_skill("close_window", "Close the window", [])
         local.delete_skill("open_door")
     other = opens("c")
-    eventually(lambda: names(other.search_skills("window")) == ["close_window"])
-    eventually(lambda: library_of(other).catalogue.index.counts() == {"skill": 1})
+    assert eventually(lambda: names(other.search_skills("window")) == ["close_window"])
+    assert eventually(lambda: library_of(other).catalogue.index.counts() == {"skill": 1})
 
 
 def test_how_far_the_log_was_heard_is_noted_where_nothing_is_said_of_memories(opens, soon, monkeypatch):
@@ -329,7 +322,7 @@ def test_how_far_the_log_was_heard_is_noted_where_nothing_is_said_of_memories(op
     for _ in range(3):
         before = run(catalogue.cursor())
         memory.add_step("look", "nothing")
-        eventually(lambda before=before: run(catalogue.cursor()) != before)
+        assert eventually(lambda before=before: run(catalogue.cursor()) != before)
 
 
 def test_what_a_server_undid_is_put_in_as_it_is_then(opens):
@@ -339,7 +332,9 @@ def test_what_a_server_undid_is_put_in_as_it_is_then(opens):
     (key,) = library.catalogue.index.list()[0]
     library.catalogue.index.put([Document(id=key, text="Bread", kind="semantic", tags=("before",))])
     run(library.follower._handle([Notice(key, RESYNC, BEGINNING)]))
-    eventually(lambda: [each.memory_id for each in memory.search_semantic("bread", tags=["now"])] == [bread.memory_id])
+    assert eventually(
+        lambda: [each.memory_id for each in memory.search_semantic("bread", tags=["now"])] == [bread.memory_id]
+    )
     assert memory.search_semantic("bread", tags=["before"]) == []
 
 
@@ -348,7 +343,7 @@ def test_what_is_journalled_alone_is_found_by_all_when_it_was_sent(opens):
     for n in range(20):
         one.save_skill(f"skill_{n}", "open the door", [])
         other.search_skills("door", limit=50)
-    eventually(lambda: len(other.search_skills("door", limit=50)) == 20)
+    assert eventually(lambda: len(other.search_skills("door", limit=50)) == 20)
 
 
 def test_whatever_several_do_at_once_the_index_comes_to_hold_what_the_store_has(opens, soon):
@@ -379,7 +374,7 @@ def test_whatever_several_do_at_once_the_index_comes_to_hold_what_the_store_has(
         stored = {key: each.value.etag for key, each in told if each.value is not None}
         return {id: each.version for id, each in catalogue.index._held(keys).items()} == stored
 
-    eventually(same)
+    assert eventually(same)
 
 
 def test_loaded_again_a_skill_is_found_as_it_came_to_be(opens):
@@ -407,7 +402,7 @@ def test_who_only_notes_uses_embeds_nothing(opens):
     before = library.embedder.made
     run(library.uses.note_down(now=True))
     entries = library.catalogue.index
-    eventually(lambda: [each.uses for each in entries._held(entries.list()[0]).values()] == [1, 1, 1])
+    assert eventually(lambda: [each.uses for each in entries._held(entries.list()[0]).values()] == [1, 1, 1])
     assert library.embedder.made == before
 
 
@@ -418,17 +413,17 @@ def test_what_was_saved_while_the_server_was_away_is_found_later(tmp_path, names
         told = {"url": server.url, "namespace": namespace, "index": "redis", "path": str(tmp_path), "deadline": 0.3}
         with MemoryArchitecture(backend="redis", agent_id="a", **told) as memory:
             memory.save_skill("open_door", "Open the door with a key", [])
-            eventually(lambda: memory.get_stats()["indexed"])
+            assert eventually(lambda: memory.get_stats()["indexed"])
             server.pause()
             memory.save_skill("close_window", "Close the window", [])
             server.resume()
-            eventually(lambda: "close_window" in _tried(lambda: names(memory.search_skills("window"))))
+            assert eventually(lambda: "close_window" in _tried(lambda: names(memory.search_skills("window"))))
             assert names(memory.search_skills("door", limit=1)) == ["open_door"]
             server.pause()
             memory.save_skill("shut_gate", "Shut the gate", [])
         server.resume()
         with MemoryArchitecture(backend="redis", agent_id="a", **told) as memory:  # which sends what was left
-            eventually(lambda: "shut_gate" in _tried(lambda: names(memory.search_skills("gate"))))
+            assert eventually(lambda: "shut_gate" in _tried(lambda: names(memory.search_skills("gate"))))
 
 
 def _tried(what: Callable[[], Any]) -> Any:
@@ -450,7 +445,7 @@ def test_what_a_server_forgot_and_got_again_is_found(tmp_path, namespace):
         with MemoryArchitecture(backend="redis", agent_id="a", **told) as memory:
             memory.save_skill("open_door", "Open the door with a key", [])
             server.restart_empty()
-            eventually(lambda: "open_door" in _tried(lambda: names(memory.search_skills("door"))))
+            assert eventually(lambda: "open_door" in _tried(lambda: names(memory.search_skills("door"))))
 
 
 def test_uses_move_how_long_the_index_finds_it(opens):

@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import signal
+import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -143,13 +144,18 @@ def test_a_server_that_forgot_all(fresh_server: Fresh, namespace: str):
         assert sorted(memory.engine.status().counters) and memory.get_stats()["episodic"] == 20
 
 
-def test_a_server_whose_memories_are_gone_for_good(fresh_server: Fresh, namespace: str):
+@pytest.mark.parametrize("followed", [True, False])
+def test_a_server_whose_memories_are_gone_for_good(fresh_server: Fresh, namespace: str, followed: bool):
+    """Also where the process ended before it heard the log tell of what it wrote."""
     server = fresh_server()
     with agent(server.url, namespace, retain=0.0) as memory:
         memory.save_episode("memory", "o", True, 1.0)
         assert everything(memory) == ["memory"]
     server.restart_empty()
     shutil.rmtree(Path(os.environ["REMANENCE_PATH"]) / "journals")
+    if not followed:
+        with closing(sqlite3.connect(index_files()[0])) as database, database:
+            database.execute("UPDATE followed SET cursor = '/'")
     with agent(server.url, namespace, retain=0.0) as memory:
         assert eventually(lambda: memory.get_stats()["episodic"] == 0)
         assert everything(memory) == [] == memory.search_episodes("memory")

@@ -114,9 +114,9 @@ class VectorSetIndex:
         return [*self._swapped(wanted)[1], *self.keep(others)]
 
     def behind(self, versions: Mapping[str, str]) -> list[str]:
-        """The ids of those documents that are not held as their records were at these versions."""
+        """The ids of those documents that are not held as their records were at these versions, "" if nobody knows."""
         held = self._held(list(versions))
-        return [id for id, version in versions.items() if id not in held or held[id].version != version]
+        return [id for id, told in versions.items() if not told or id not in held or held[id].version != told]
 
     def remove(self, ids: Sequence[str]) -> int:
         """Remove documents; returns how many there were."""

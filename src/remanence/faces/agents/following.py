@@ -33,6 +33,8 @@ UPKEEP: Final = 5.0
 """Seconds between looks for what has expired, and for what shall be written down."""
 
 _MEMORIES: Final = tuple(PREFIXES.values())
+_EMPTY: Final = "/"
+"""The cursor of a log without entries: a server that forgot all goes on from there, and nothing tells of it."""
 
 
 class Follower(Refresher):
@@ -127,6 +129,8 @@ class Follower(Refresher):
 
     async def _follow(self) -> None:
         since = await self._catalogue.cursor()
+        if since is not None and _EMPTY in since.split(";"):
+            since = None
         with _reader(self._lock) as reads:
             if since is None and not reads:
                 return  # another process reads all: soon there is a cursor
