@@ -95,6 +95,26 @@ def test_what_a_process_wrote_itself_is_not_read_again(make: Make, monkeypatch: 
     assert not asked
 
 
+def test_what_a_process_wrote_twice_is_not_read_because_of_the_first(make: Make, monkeypatch: pytest.MonkeyPatch):
+    """The log tells of that later than the index has the second."""
+    agent = make()
+    agent.get_stats()
+    handle, follower = Follower._handle, follower_of(agent)
+    asked = counted(agent, "_asked", monkeypatch)
+
+    async def slowly(follower: Follower, notices: Any) -> None:
+        for each in notices:
+            await handle(follower, [each])
+
+    monkeypatch.setattr(Follower, "_handle", slowly)
+    with agent.engine.library(agent.engine.settings).catalogue.mutex:  # the follower is held up
+        agent.save_skill("s", "d", [])
+        for n in range(20):
+            agent.update_skill("s", description=f"d{n}")
+    assert eventually(lambda: not follower._catalogue.own._expected)
+    assert agent.search_skills("d19", mode="keyword") and not asked
+
+
 def test_a_write_that_hangs_holds_up_nobody(make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     agent, other = make(), make("b", path=str(tmp_path / "other"))
     agent.get_stats()

@@ -247,12 +247,16 @@ class Follower(Refresher):
             await self._runtime.sleep(GATHERING)
 
     async def _missed(self, written: Mapping[str, str], mine: Mapping[str, Told]) -> list[str]:
-        """Of what this process wrote last, what the catalogue does not know so: it failed, or another took it out."""
+        """Of what this process wrote last, what the catalogue does not know so: it failed, or another took it out.
+
+        What it wrote again since is looked at when the log tells of that.
+        """
         known = await self._catalogue.versions(list(written))
         return [
             key
             for key, op_id in written.items()
-            if known.get(key) != (None if mine[op_id].action == "delete" else op_id)
+            if (version := known.get(key)) != (None if mine[op_id].action == DELETED else op_id)
+            and not self._catalogue.own.expects(version)
         ]
 
     def _has_name(self, key: str) -> bool:

@@ -53,6 +53,10 @@ class OwnWrites:
             if len(self._order) > _KEPT:
                 self._expected.pop(self._order.popleft(), None)
 
+    def expects(self, op_id: str | None) -> bool:
+        """Whether the log has yet to tell of this operation."""
+        return op_id in self._expected
+
     def claim(self, op_ids: Iterable[str]) -> dict[str, Told]:
         """Of these operations, which the log has told of, those that this process expected until now."""
         claimed: dict[str, Told] = {}
