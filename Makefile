@@ -2,7 +2,8 @@
 # Installing is skipped until pyproject.toml changes.
 
 PYTHON ?= python3
-JOBS ?= auto
+# Tests wait more than they compute: four at once, or as many as there are processors.
+JOBS ?= $(shell $(PYTHON) -c 'import os; print(max(4, os.cpu_count() or 1))')
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --quiet --quiet --disable-pip-version-check
