@@ -2,6 +2,8 @@
 
 import json
 import math
+import subprocess
+import sys
 from collections import Counter
 
 import numpy as np
@@ -183,3 +185,17 @@ def test_a_set_is_measured_by_category(tmp_path):
     assert json.loads(retrieval.as_json(found))["hard"]["recall10"] == 0.5
     roles = [document.role for document in retrieval.documents(next(retrieval.cases(tmp_path)))]
     assert roles == ["user", "assistant", ""]
+
+
+def test_a_first_search_loads_no_module():
+    """It would take as long as ten searches, and an interrupt in the midst of it leaves half a module."""
+    code = (
+        "import sys; from remanence.search.embedders import embedder_from; from remanence.search.sqlite import *\n"
+        "index = SQLiteIndex(':memory:', embedder_from('static'), lambda: 0.0)\n"
+        "index.put([Document(id=f'{n}', text=f'Ann wrote {n}', kind='k', speaker='Ann') for n in range(99)])\n"
+        "before = set(sys.modules)\n"
+        "assert index.search('what did Ann write?', only=Filter(kinds=('k',)))\n"
+        "print(sorted(set(sys.modules) - before))"
+    )
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert told.stdout == "[]\n"

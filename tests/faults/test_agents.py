@@ -314,7 +314,7 @@ def test_ctrl_c_in_a_search(any_server: Server, namespace: str):
         for n in range(8):
             time.sleep(0.02 + n * 0.003)
             searching.signal(signal.SIGINT)
-            assert searching.line() == "interrupted"
+            assert searching.line() == "interrupted", searching.end()
         assert searching.line() == "51"
         assert searching.end() == (0, "", "")
 

@@ -2,7 +2,7 @@
 
 from functools import cached_property
 from math import ceil
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import msgspec
 import numpy as np
@@ -17,6 +17,7 @@ from remanence.search.types import Favour, Filter, Hit, Mode
 from remanence.search.vectors import best
 
 Slots = NDArray[np.intp]
+_I = TypeVar("_I", bound=np.integer[Any])
 
 _LOOKED_UP: Final = 512
 """Words of a question that are looked up; the rarest `MOST_TERMS` of them count."""
@@ -125,7 +126,7 @@ class Search:
             chosen.append(self._by_word())
         if self._total and self._question.vector is not None:
             chosen.append(self._by_meaning(self._question.vector))
-        return np.unique(np.concatenate(chosen))
+        return _once(np.concatenate(chosen))
 
     def _by_meaning(self, vector: NDArray[np.float32]) -> Slots:
         columns = self._columns
@@ -195,7 +196,7 @@ class Search:
     def _named(self, speakers: NDArray[np.int32]) -> fusion.Flags:
         """Which of these speakers the question names."""
         texts, told = self._columns.speakers.texts, self._question.asked
-        named = [code for code in np.unique(speakers).tolist() if code >= 0 and names(told, texts[code])]
+        named = [code for code in _once(speakers).tolist() if code >= 0 and names(told, texts[code])]
         return np.isin(speakers, named) if named else np.zeros(len(speakers), dtype=np.bool_)
 
 
@@ -203,6 +204,14 @@ def distinct(slots: Slots) -> Slots:
     """Each slot once, in the order in which it comes first."""
     _, begins = np.unique(slots, return_index=True)
     return slots[np.sort(begins)]
+
+
+def _once(values: NDArray[_I]) -> NDArray[_I]:
+    """Each value once, in order. NumPy's `unique` loads its masked arrays for it, in the midst of a first search."""
+    found = np.sort(values)
+    first = np.ones(len(found), dtype=np.bool_)
+    first[1:] = found[1:] != found[:-1]
+    return found[first]
 
 
 def _best_piece(scores: NDArray[np.float64], counts: NDArray[np.intp]) -> fusion.Floats:
