@@ -241,6 +241,31 @@ def test_without_an_embedder_there_is_nothing_to_embed_anew(path):
     assert ids(opened(path).search("boat")) == ["a"]
 
 
+@pytest.mark.parametrize("begun", ["BEGIN", "BEGIN IMMEDIATE"])
+def test_what_an_interrupt_left_open_harms_nobody(path, begun):
+    index, other = opened(path, Counting()), opened(path, Counting("other", 16))
+    index.put([Document(id=name, text="boat") for name in "ab"])
+    held = {name: Document(id=name, text="boat") for name in "abc"}
+    for use in (
+        lambda: index.search("boat"),
+        lambda: index.put([held["c"]]),
+        lambda: index.amend("a", importance=0.9),
+        lambda: index.remove(["b"]),
+        lambda: index.list(),
+        lambda: index.counts(),
+        lambda: index.sweep(),
+        lambda: len(index),
+        lambda: index.beside(lambda database: database.run("SELECT 1")),
+        lambda: list(index.reembed(lambda ids: held)),
+    ):
+        index._connected().run(begun)
+        if begun == "BEGIN":
+            index._connected().run("SELECT count(*) FROM documents")
+        use()
+        other.put([Document(id="other", text="bread")])
+    assert ids(index.search("boat", mode="keyword")) == ["a", "c"]
+
+
 # --- the states of words ----------------------------------------------------------------------------
 
 

@@ -17,10 +17,12 @@ import pytest
 
 from remanence import MemoryArchitecture, events
 from remanence.errors import RemanenceError, WorldError
+from remanence.search.sqlite import SQLiteIndex
 from remanence.testing.faults import FaultProxy
 from remanence.testing.oracle import QUICK, Child, Heard, child, eventually
 from remanence.testing.servers import PortClaim, Server
 from remanence.wire.keys import Keyspace
+from remanence.wire.sqlite import FileDamaged
 
 Fresh = Callable[..., Server]
 
@@ -287,8 +289,9 @@ def test_fork(any_server: Server, namespace: str, backend: str):
 
 
 INTERRUPTED = """
-import json, sys
+import json, sys, warnings
 from remanence import MemoryArchitecture
+warnings.filterwarnings("ignore", "coroutine .* was never awaited")  # it may strike between a call and its await
 memory = MemoryArchitecture(agent_id="a", **json.loads(sys.argv[1]))
 for n in range(50):
     memory.save_episode(f"memory {n}", "o", True, 1.0)
@@ -427,3 +430,22 @@ def test_nobody_at_the_address_and_none_ever(namespace: str):
             memory.get_context()
         assert time.monotonic() - started < 10 * 0.3
     claim.release()
+
+
+def test_a_file_that_turns_out_damaged_in_a_search_is_made_anew(
+    any_server: Server, namespace: str, monkeypatch: pytest.MonkeyPatch
+):
+    broken, reading = [FileDamaged("its pages contradict each other")], SQLiteIndex._reading
+
+    def once(index: SQLiteIndex) -> Any:
+        if broken:
+            raise broken.pop()
+        return reading(index)
+
+    with agent(any_server.url, namespace) as memory:
+        saved = memory.save_episode("memory", "o", True, 1.0)
+        memory.get_stats()
+        monkeypatch.setattr(SQLiteIndex, "_reading", once)
+        memory.search_episodes("memory")  # what is made anew is found a moment later
+        assert not broken
+        assert eventually(lambda: memory.search_episodes("memory") == [saved])

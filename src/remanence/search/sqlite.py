@@ -7,7 +7,7 @@ every process, as soon as the call that made it returns.
 import os
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from remanence.errors import Closed, Misconfigured, WorldError
 from remanence.search import bm25
@@ -21,6 +21,8 @@ from remanence.search.query import asked, segmented, timed, with_parts
 from remanence.search.shelf import KEPT, Piece, Shelf
 from remanence.search.types import EVERYTHING, NOTHING, Document, Favour, Filter, Hit, Mode, Source
 from remanence.wire.sqlite import Database, sql_text
+
+T = TypeVar("T")
 
 SCHEMA: Final = 2
 _SWEPT: Final = 1000
@@ -65,11 +67,10 @@ class SQLiteIndex:
 
     # --- writing
 
-    @contextmanager
-    def beside(self) -> Iterator[Database]:
-        """The file's connection, alone with it: for what its owner keeps in tables of its own beside the index."""
+    def beside(self, work: Callable[[Database], T]) -> T:
+        """What `work` returns, alone with the file's connection: for what its owner keeps beside the index."""
         with self._mutex:
-            yield self._connected()
+            return work(self._at_rest())
 
     def put(self, documents: Sequence[Document], within: Within = _all_of_them) -> None:
         """Add documents, all or none; one that is there already is replaced. `within`: see `Within`.
@@ -81,7 +82,7 @@ class SQLiteIndex:
         parted = cut(list(latest.values()))
         made = self._meaning.of_texts(parted.texts)  # outside: nobody waits for an embedder
         with self._mutex:
-            database = self._connected()
+            database = self._at_rest()
             prepared = self._prepared(parted, made)
             with database.transaction():
                 shelf = Shelf(database)
@@ -94,7 +95,7 @@ class SQLiteIndex:
 
     def remove(self, ids: Sequence[str], within: Within = _all_of_them) -> int:
         """Remove documents; returns how many there were. `within`: see `Within`."""
-        with self._writing() as (shelf, version):
+        with self._mutex, self._writing() as (shelf, version):
             left = within(self._connected())
             return sum(shelf.remove(clean(id), version) for id in dict.fromkeys(ids) if id not in left)
 
@@ -106,13 +107,13 @@ class SQLiteIndex:
         """The same for many, all or none; returns how many there are. `within`: see `Within`."""
         for id, each in changes.items():
             checked_changes(id, each)
-        with self._writing() as (shelf, version):
+        with self._mutex, self._writing() as (shelf, version):
             left = within(self._connected())
             return sum(shelf.amend(id, each, version) for id, each in changes.items() if id not in left)
 
     def sweep(self) -> int:
         """Remove some of the documents whose time is over; returns how many. They are not found in any case."""
-        with self._writing() as (shelf, version):
+        with self._mutex, self._writing() as (shelf, version):
             numbers = shelf.expired(self._clock(), _SWEPT)
             for number in numbers:
                 shelf.remove_number(number, version)
@@ -138,7 +139,7 @@ class SQLiteIndex:
 
     def _reembed_some(self, source: Source, batch: int) -> tuple[int, int] | None:
         with self._mutex:
-            database = self._connected()
+            database = self._at_rest()
             assert self._maker is not None
             rows = Shelf(database).outdated(self._maker, batch)
         if not rows:
@@ -147,7 +148,7 @@ class SQLiteIndex:
         parted = cut([checked(found[id]) for _, id, _ in rows if id in found])
         made = self._meaning.surely(parted.texts)
         with self._mutex:
-            database = self._connected()
+            database = self._at_rest()
             prepared = {document.id: (document, pieces) for document, pieces in self._prepared(parted, made)}
             with database.transaction():  # not while it was embedded: others write meanwhile
                 shelf = Shelf(database)
@@ -275,21 +276,26 @@ class SQLiteIndex:
 
     @contextmanager
     def _writing(self) -> Iterator[tuple[Shelf, int]]:
-        with self._mutex:
-            database = self._connected()
-            with database.transaction():
-                shelf = Shelf(database)
-                yield shelf, shelf.next_version()
+        database = self._at_rest()
+        with database.transaction():
+            shelf = Shelf(database)
+            yield shelf, shelf.next_version()
 
     @contextmanager
     def _reading(self) -> Iterator[Shelf]:
         """A view of one moment."""
-        database = self._connected()
-        database.run("BEGIN")
+        database = self._at_rest()
         try:
+            database.run("BEGIN")
             yield Shelf(database)
         finally:
             database.roll_back()
+
+    def _at_rest(self) -> Database:
+        """The connection, without a transaction that an interrupt (Ctrl-C) left open. The mutex is held."""
+        database = self._connected()
+        database.roll_back()
+        return database
 
     def _connected(self) -> Database:
         if self._closed:

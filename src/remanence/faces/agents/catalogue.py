@@ -198,9 +198,8 @@ class Catalogue:
         explain: bool = False,
     ) -> list[Hit]:
         """See `SQLiteIndex.search`."""
-        search = self.index.search
         return await self._aside(
-            lambda: search(query, limit=limit, mode=mode, only=only, favour=favour, explain=explain)
+            lambda: self.index.search(query, limit=limit, mode=mode, only=only, favour=favour, explain=explain)
         )
 
     async def list(self, only: Filter, limit: int, after: str = "") -> tuple[list[str], str]:
@@ -212,35 +211,19 @@ class Catalogue:
         return await self._aside(lambda: self._get(ids))
 
     def _get(self, ids: Sequence[str]) -> dict[str, Body]:
-        with self._local.beside() as database:
-            return Bodies(database).get(ids)
+        return self._local.beside(lambda database: Bodies(database).get(ids))
 
     async def versions(self, ids: Sequence[str]) -> dict[str, str]:
         """The versions of those of these memories that are here."""
-
-        def told() -> dict[str, str]:
-            with self._local.beside() as database:
-                return Bodies(database).versions(ids)
-
-        return await self._aside(told)
+        return await self._aside(lambda: self._local.beside(lambda database: Bodies(database).versions(ids)))
 
     async def last(self, beginning: str, more: int) -> tuple[int, str]:
         """How many ids are this and `more` bytes, and the version of the last of them, "" where there is none."""
-
-        def told() -> tuple[int, str]:
-            with self._local.beside() as database:
-                return Bodies(database).last(beginning, more)
-
-        return await self._aside(told)
+        return await self._aside(lambda: self._local.beside(lambda database: Bodies(database).last(beginning, more)))
 
     async def etags(self, beginning: str) -> dict[str, str]:
         """The version of each whose id begins like this."""
-
-        def told() -> dict[str, str]:
-            with self._local.beside() as database:
-                return Bodies(database).etags(beginning)
-
-        return await self._aside(told)
+        return await self._aside(lambda: self._local.beside(lambda database: Bodies(database).etags(beginning)))
 
     async def counts(self) -> dict[str, int]:
         """How many memories of each kind can be found."""
@@ -279,31 +262,31 @@ class Catalogue:
     async def cursor(self) -> str | None:
         """How far the log was followed, None before all was read once."""
 
-        def told() -> str | None:
-            with self._local.beside() as database:
-                self._anew = False
-                return Bodies(database).cursor(_FOLLOWED)
+        def told(database: Database) -> str | None:
+            self._anew = False
+            return Bodies(database).cursor(_FOLLOWED)
 
-        return await self._aside(told)
+        return await self._aside(lambda: self._local.beside(told))
 
     async def reached(self, cursor: str) -> None:
         """Note how far the log was followed."""
 
-        def note() -> None:
-            with self._local.beside() as database:
-                if not self._anew:  # else all is to be read first
-                    Bodies(database).reached(_FOLLOWED, cursor)
+        def note(database: Database) -> None:
+            if not self._anew:  # else all is to be read first
+                Bodies(database).reached(_FOLLOWED, cursor)
 
-        await self._aside(note)
+        await self._aside(lambda: self._local.beside(note))
 
     async def sweep(self) -> None:
         """Let go of memories whose time is over; they are not found in any case."""
 
+        def let_go(database: Database) -> None:
+            while gone := Bodies(database).gone(1000):
+                Bodies(database).remove(gone)
+
         def some() -> None:
             while self.index.sweep():
-                with self._local.beside() as database:
-                    while gone := Bodies(database).gone(1000):
-                        Bodies(database).remove(gone)
+                self._local.beside(let_go)
 
         await self._aside(some)
 
