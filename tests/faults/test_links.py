@@ -44,7 +44,7 @@ def test_t06_lost_replies(server: Server, namespace: str):
             memory.increment("n")
         proxy.heal()
         assert memory.engine.flush(5)
-        assert proxy.counts.dropped >= 20
+        assert proxy.counts.dropped >= 5  # of 40: what waited while the link was down went together
     exact(server, namespace, 20)
 
 
@@ -194,7 +194,10 @@ async def cancelling(url: str, namespace: str, rounds: int) -> dict[str, str]:
             name = f"w:{i + 1}"
             fate[name] = "cancelled"
             tasks = [asyncio.create_task(write(name)), asyncio.create_task(read(i % 50))]
-            await asyncio.sleep(chance.random() * 0.03)
+            if i % 20:
+                await asyncio.sleep(chance.random() * 0.03)
+            else:  # one that ends, however slow the machine is
+                await asyncio.wait(tasks)
             for task in tasks:
                 task.cancel()
             for result in await asyncio.gather(*tasks, return_exceptions=True):
