@@ -107,7 +107,8 @@ class ResilientStore:
         ticket = Ticket(writes, [op_id(random_bytes(16)) for _ in writes])
         ticket.limit = limit
         ticket.awaited = wanted == "store" or (wanted != "journal" and self.contact.available)
-        ticket.prompt = wanted != "journal" and limit - self.runtime.monotonic() >= 0.8 * self.settings.deadline
+        # who does not wait must not lead, though the server may be back by the time that this is committed
+        ticket.prompt = ticket.awaited and limit - self.runtime.monotonic() >= 0.8 * self.settings.deadline
         try:
             await self._intake.take(ticket)
             self.keeper.start()
