@@ -169,3 +169,23 @@ def test_t09_who_only_listens_is_told_that_the_server_is_gone(fresh_server: Call
         while not memory.engine.status().available:
             assert time.monotonic() - paused < 15
             time.sleep(0.02)
+
+
+def test_who_is_told_to_read_again_is_answered_by_the_server(server: Server, namespace: str):
+    """Though it was away until then for who reads and writes, and is to be tried again only later."""
+    patient = {**QUICK, "backoff_least": 60.0, "backoff_most": 60.0}
+    with (
+        FaultProxy(server) as proxy,
+        Memory(url=proxy.url, namespace=namespace, **patient) as memory,
+        Memory(url=server.url, namespace=namespace) as other,
+    ):
+        other.x = 1
+        proxy.refuse()
+        proxy.reset_all()
+        memory.mine = 2
+        assert not memory.engine.status().available
+        with memory.watch() as watcher:
+            proxy.accept()
+            change = watcher.next(10)
+            assert change is not None and (change.name, change.kind) == ("", "resync")
+            assert sorted(memory.keys()) == ["mine", "x"] and (memory.x, memory.mine) == (1, 2)

@@ -54,6 +54,8 @@ class Feed:
         self._failures = 0
         self.lost: Callable[[WorldError], None] = lambda error: None
         """Hears why the server could not be reached."""
+        self.answered: Callable[[], None] = lambda: None
+        """Hears that it answers, before listeners are told to read again: else that would be answered from here."""
         self.heard_at: float | None = None
         """When the log was last known to the end, on the monotonic clock; None before the first time."""
         self.heard_wall: float | None = None
@@ -211,6 +213,7 @@ class Feed:
     # --- a log that is another than it was -------------------------------------------------------
 
     def _doubt(self) -> None:
+        self.answered()
         for _, doubt in self._hooks:
             doubt()
 

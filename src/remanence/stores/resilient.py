@@ -68,7 +68,7 @@ class ResilientStore:
         self.keeper = Keeper(self)
         self._reader = Reader(self)
         self._intake = Intake(self)
-        self.feed.lost = self._unheard
+        self.feed.lost, self.feed.answered = self._unheard, self.contact.reached
         if settings.reads == "mirror":
             self.mirror = Mirror(shelf.mirror(), store, self.feed, runtime, lambda: self.journal, self.mutex, tell.tell)
 
