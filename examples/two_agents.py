@@ -45,16 +45,12 @@ def planner(url: str, path: str) -> None:
             raise SystemExit("the planner's writes did not arrive")
 
 
-def task(memory: ConversationMemory, name: str) -> Any:
-    """What a task says; one that was heard of as the server died can be read when that is back."""
-    limit = time.monotonic() + PATIENCE
-    while True:
-        try:
-            return memory.get(name)
-        except Unavailable:
-            if time.monotonic() > limit:
-                raise
-            time.sleep(PACE)
+def said_by(memory: ConversationMemory, name: str) -> Any:
+    """What a task says; None where that cannot be read now: the server died as it was heard of, or came back empty."""
+    try:
+        return memory.get(name, None)
+    except Unavailable:
+        return None
 
 
 def worker(url: str, path: str) -> None:
@@ -64,14 +60,19 @@ def worker(url: str, path: str) -> None:
         MemoryClient(url=url, path=path, deadline=0.2, reads="near") as notes,
         memory.watch(prefix="task-", timeout=PATIENCE) as changes,
     ):
+        heard = {name for name in memory if name.startswith("task-")}  # from before it listened
         answered: set[str] = set()
         for changed in changes:
             names = [changed.name] if changed.name else [name for name in memory if name.startswith("task-")]
             if changed.kind == "resync":
                 said("worker", "the server is another than it was: looking for tasks myself")
-            for name in sorted(set(names) - answered):
+            heard.update(names)
+            for name in sorted(heard - answered):
+                task = said_by(memory, name)
+                if task is None:
+                    continue  # looked at again with what is heard next
                 answered.add(name)
-                memory.set(name.replace("task", "answer"), f"found {task(memory, name)['find']}")
+                memory.set(name.replace("task", "answer"), f"found {task['find']}")
                 notes.add("trip-to-oslo", "assistant", f"answered {name}")
             if len(answered) == TASKS:
                 break
